@@ -1,0 +1,67 @@
+# Two commands are enough to begin: `make demo` and `make test`. Each is complete on a machine with Python and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+LOCK := --universal --generate-hashes --python-version 3.11 --fork-strategy fewest --no-emit-index-url --no-annotate \
+	--custom-compile-command "make lock" --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test install check bench models evaluate wheel lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1|\2/' | column -t -s '|' 2>/dev/null \
+		|| grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST)
+
+demo: install ## a whole farm on this machine: broker, birds, agent, sync; Ctrl-C ends it
+	$(BIN)/flockwatch demo $(DEMO)
+
+test: install ## the tests, in under five minutes on two cores
+	$(BIN)/python -m pytest $(TESTS)
+
+install: $(STAMP) ## make .venv from the locked requirements
+
+# The environment is made anew only when the lock changes; the package itself (names, entry points) with pyproject.toml
+$(STAMP): $(VENV)/.locked pyproject.toml
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.locked: requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+		echo "flockwatch needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 | head -1)." \
+		"Install one and say which: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --require-hashes --requirement $<
+	@touch $@
+
+check: install ## format, lint, types, imports, tests: the same as .ci/run
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest $(TESTS)
+
+bench: install ## figures beside the floors measured in the same run
+	$(BIN)/python -m pytest -m bench -s tests/bench
+
+models: install ## train the shipped bundles anew (minutes)
+	$(BIN)/python -m models_onnx.train
+
+evaluate: install ## say how good the shipped bundles are on flocks they have not seen
+	$(BIN)/python -m models_onnx.evaluate
+
+wheel: install ## build dist/flockwatch-*.whl, with the locked list of what it stands on beside it
+	rm -rf dist
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	cp requirements.txt dist/
+
+lock: install ## resolve the requirements anew; the diff is for review
+	$(BIN)/uv pip compile pyproject.toml $(LOCK) $(UPGRADE) --output-file requirements.txt
+	$(BIN)/uv pip compile pyproject.toml --extra dev --constraint requirements.txt $(LOCK) $(UPGRADE) --output-file requirements-dev.txt
+
+clean: ## remove what was built here
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,147 @@
+"""``flockwatch check``: what is right and wrong with an installation, one finding a line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from agent.bundles import find_bundle, load_bundle, shipped_directory
+from agent.bus import probe
+from agent.config import Config, load_config
+from agent.errors import ConfigError, FlockwatchError, InputError, StoreError
+from agent.predict import Model
+from agent.rules import KINDS, kind_of
+from agent.store import StoreReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from agent.clock import Clock
+
+BROKER_WITHIN_S = 5.0
+CHECK_GROUP = "flockwatch.checks"
+"""Entry points of other packages: functions that take configuration and clock,
+return what is fine in one line, and raise what is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: str  # ok | note | bad
+    what: str
+    said: str
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether this keeps the installation from working."""
+        return self.level == "bad"
+
+    def __str__(self) -> str:
+        """Return the line for people."""
+        return f"{self.level:4} {self.what}: {self.said}"
+
+    def value(self) -> dict[str, str]:
+        """Return the finding for JSON."""
+        return {"level": self.level, "what": self.what, "said": self.said}
+
+
+def check(path: Path | None, clock_for: Callable[[Config], Clock]) -> list[Finding]:
+    """Look at everything that can be looked at without disturbing a running agent.
+
+    Raises:
+        ConfigError: the configuration does not load; nothing else can be looked at then.
+    """
+    config = load_config(path)
+    findings = [Finding("ok", "config", f"{path or 'built-in defaults'}: site {config.site.id!r}")]
+    for look in (_houses, _rules, _data, _models, _broker):
+        findings += look(config)
+    return [*findings, *_others(config, clock_for(config))]
+
+
+def _houses(config: Config) -> Iterator[Finding]:
+    if not config.house:
+        yield Finding("note", "houses", "none is configured: readings are stored, but judged by nothing; add [[house]]")
+    else:
+        yield Finding("ok", "houses", ", ".join(house.id for house in config.house))
+    try:
+        with StoreReader.open(config.data.house_db) as reader:
+            unknown = reader.health().get("unknown_houses", [])
+    except StoreError:
+        return
+    for house in unknown:
+        yield Finding(
+            "note",
+            "houses",
+            f'readings come from {house!r}, which is not configured; add [[house]] with id = "{house}"',
+        )
+
+
+def _rules(config: Config) -> Iterator[Finding]:
+    for name in config.warnings.rules:
+        if kind_of(name) not in KINDS:
+            said = f"[warnings.rules.{name}]: no kind of rule is called {kind_of(name)!r}; there are {', '.join(KINDS)}"
+            yield Finding("bad", "rules", said)
+
+
+def _data(config: Config) -> Iterator[Finding]:
+    directory = config.data.directory
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe_file = directory / ".check"
+        probe_file.write_bytes(b"")
+        probe_file.unlink()
+    except OSError as e:
+        yield Finding(
+            "bad", "data", f"{directory} cannot be written: {e.strerror}; correct [data] directory or its rights"
+        )
+        return
+    if not config.data.house_db.exists():
+        yield Finding("note", "data", f"{config.data.house_db} is not there yet: the agent makes it at its first start")
+        return
+    yield _tried("data", f"{config.data.house_db} opens", lambda: StoreReader.open(config.data.house_db).close())
+
+
+def _models(config: Config) -> Iterator[Finding]:
+    try:
+        root = config.models.directory or shipped_directory()
+    except InputError as e:
+        yield Finding("bad", "models", str(e))
+        return
+    for wanted in config.models.use:
+        look = partial(_load, root, wanted, config.models.threads)
+        yield _tried("models", f"{wanted} loads and passes its self-test", look)
+
+
+def _load(root: Path, wanted: str, threads: int) -> Model:
+    return Model(load_bundle(find_bundle(root, wanted)), threads)
+
+
+def _broker(config: Config) -> Iterator[Finding]:
+    where = f"{config.mqtt.host}:{config.mqtt.port}"
+    try:
+        why = probe(config.mqtt, config.client_id, BROKER_WITHIN_S)
+    except ConfigError as e:
+        why = str(e)
+    yield Finding("ok", "broker", f"{where} answers") if why is None else Finding("bad", "broker", why)
+
+
+def _others(config: Config, clock: Clock) -> Iterator[Finding]:
+    """Let other packages look at their own part: sync looks at the cloud."""
+    for entry_point in importlib.metadata.entry_points(group=CHECK_GROUP):
+        look: Callable[[Config, Clock], str] = entry_point.load()
+        try:
+            yield Finding("ok", entry_point.name, look(config, clock))
+        except FlockwatchError as e:
+            yield Finding("bad", entry_point.name, str(e))
+
+
+def _tried(what: str, fine: str, look: Callable[[], object]) -> Finding:
+    try:
+        look()
+    except FlockwatchError as e:
+        return Finding("bad", what, str(e))
+    return Finding("ok", what, fine)

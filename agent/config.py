@@ -1,0 +1,347 @@
+"""The configuration: pydantic models of ``agent.toml``, frozen, every default once.
+
+The shipped ``agent.toml`` says the same defaults in words; a test holds the two together. A file with only the keys one
+wants to change is complete. Bad input raises one ``ConfigError`` that names file, key and remedy.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import replace
+from datetime import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from agent.clock import FarmDays
+from agent.domain import HouseState, Kind, SeriesKey, Severity
+from agent.errors import ConfigError
+from agent.signals import Signal, base_of, signal_of
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+NAME_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+"""What a site, house, signal or flock may be called: it becomes one level of an MQTT topic and of a path."""
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, name):
+        message = "a name has 1 to 64 letters (a to z), digits, - and _, for it becomes a level of topics and paths"
+        raise ValueError(message)
+    return name
+
+
+def _not_ours(name: str) -> str:
+    if name.startswith("_"):
+        message = "names that begin with _ are flockwatch's own"
+        raise ValueError(message)
+    return name
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+HouseName = Annotated[Name, AfterValidator(_not_ours)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A part of the file: frozen, and a key it does not know is an error, not a silence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Site(Section):
+    """The farm."""
+
+    id: Name = "farm1"
+    timezone: str = "UTC"
+    day_starts_at: time = time(0, 0)
+
+    @field_validator("timezone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as e:
+            message = f"{name!r} is no time zone; use a name such as Europe/Copenhagen"
+            raise ValueError(message) from e
+        return name
+
+    @property
+    def days(self) -> FarmDays:
+        """The farm's own days."""
+        return FarmDays(ZoneInfo(self.timezone), self.day_starts_at)
+
+
+class Data(Section):
+    """Where everything is kept."""
+
+    directory: Path = Path("/var/lib/flockwatch")
+
+    @property
+    def house_db(self) -> Path:
+        """The agent's database."""
+        return self.directory / "house.db"
+
+    @property
+    def sync_db(self) -> Path:
+        """The courier's database."""
+        return self.directory / "sync.db"
+
+    @property
+    def lake(self) -> Path:
+        """The local lake: sealed Parquet objects."""
+        return self.directory / "lake"
+
+    @property
+    def clock_file(self) -> Path:
+        """Where the simulated clock of this directory is remembered, for the other verbs."""
+        return self.directory / "simulated-clock"
+
+
+class Mqtt(Section):
+    """The broker on the farm."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65_535)] = 1883
+    client_id: Annotated[str, Field(max_length=64)] = ""  # "": flockwatch-<site id>; stable: the session hangs on it
+    username: str = ""
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    topic_prefix: str = "flockwatch"
+
+    @field_validator("topic_prefix")
+    @classmethod
+    def _is_plain(cls, prefix: str) -> str:
+        if not re.fullmatch(r"[^+#/\s$][^+#/\s]*(/[^+#/\s]+)*", prefix):
+            message = "must be plain topic levels such as flockwatch or farm/flockwatch, without +, # or spaces"
+            raise ValueError(message)
+        return prefix
+
+    @model_validator(mode="after")
+    def _pairs(self) -> Mqtt:
+        if (self.cert_file is None) != (self.key_file is None):
+            message = "cert_file and key_file belong together: give both, or neither"
+            raise ValueError(message)
+        return self
+
+
+class Source(Section):
+    """One family of topics that carries readings."""
+
+    topic: str
+    dialect: Literal["value", "flat"]
+    qos: Literal[0, 1] = 1
+    rename: dict[str, Name] = {}  # the sender's name of a signal -> ours
+
+    @field_validator("topic")
+    @classmethod
+    def _is_template(cls, topic: str) -> str:
+        levels = topic.split("/")
+        fields = [level for level in levels if level.startswith("{")]
+        if any(re.search(r"[{}+#\s]", level) for level in levels if level not in fields):
+            message = f"{topic!r}: a level is either plain text or one whole {{name}}; wildcards are not written here"
+            raise ValueError(message)
+        if wrong := [level for level in fields if not re.fullmatch(r"\{[a-z_]+\}", level)]:
+            message = f"{topic!r}: {wrong[0]} is no {{name}} of small letters"
+            raise ValueError(message)
+        if "{house}" not in fields:
+            message = f"{topic!r}: one level must be {{house}}, or nobody knows whose reading it is"
+            raise ValueError(message)
+        if len(set(fields)) != len(fields):
+            message = f"{topic!r}: each {{name}} may stand only once"
+            raise ValueError(message)
+        return topic
+
+    @model_validator(mode="after")
+    def _names_what_it_must(self) -> Source:
+        if self.dialect == "value" and "{signal}" not in self.topic:
+            message = f"topic {self.topic!r}: dialect 'value' carries one bare value, so the topic must hold {{signal}}"
+            raise ValueError(message)
+        if self.dialect == "flat" and "{signal}" in self.topic:
+            message = f"topic {self.topic!r}: dialect 'flat' names its signals in the payload; take {{signal}} out"
+            raise ValueError(message)
+        return self
+
+
+class SignalOverride(Section):
+    """What is different about one signal of one house; None keeps the catalogue's word."""
+
+    unit: str | None = None
+    kind: Kind | None = None
+    low: float | None = None
+    high: float | None = None
+    jump_per_s: Positive | None = None
+    stuck_after_s: Annotated[int, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _has_room(self) -> SignalOverride:
+        if self.low is not None and self.high is not None and self.low >= self.high:
+            message = f"low = {self.low} is not below high = {self.high}: no value would be believed"
+            raise ValueError(message)
+        return self
+
+
+class House(Section):
+    """One building."""
+
+    id: HouseName
+    name: str = ""
+    area_m2: Positive | None = None
+    volume_m3: Positive | None = None
+    capacity: Annotated[int, Field(gt=0)] | None = None
+    signals: dict[Name, SignalOverride] = {}
+
+
+class StoreSettings(Section):
+    """The database of the agent."""
+
+    commit_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    keep_hours: Annotated[int, Field(ge=1)] = 48
+    max_size_mb: Annotated[int, Field(ge=20)] = 300
+
+
+class Models(Section):
+    """Which bundles run."""
+
+    directory: Path | None = None  # None: the bundles that are shipped with the program
+    use: tuple[str, ...] = ("expect", "weight")  # a name takes its newest version, name/version exactly that one
+    threads: Annotated[int, Field(ge=1, le=4)] = 1
+
+
+class RuleOverride(Section):
+    """What is different about one warning rule; None keeps the default."""
+
+    enabled: bool = True
+    severity: Severity | None = None
+    threshold: Positive | None = None
+    on_delay_s: Annotated[int, Field(ge=0)] | None = None
+    off_delay_s: Annotated[int, Field(ge=0)] | None = None
+    deadband: Annotated[float, Field(ge=0, lt=1)] | None = None
+    first_day: Annotated[int, Field(ge=0)] | None = None
+    states: tuple[HouseState, ...] | None = None
+
+
+class Warnings(Section):
+    """When warnings rise."""
+
+    rules: dict[str, RuleOverride] = {}
+
+
+class SyncSettings(Section):
+    """The courier."""
+
+    url: str = ""  # "": seal locally, push nowhere
+    interval_s: Annotated[int, Field(ge=10)] = 3600
+    options: dict[str, str] = {}
+
+    @field_validator("url")
+    @classmethod
+    def _is_served(cls, url: str) -> str:
+        if url and not re.match(r"(file:///|s3://)[^/]", url):
+            message = 'must be "s3://bucket/prefix", "file:///folder", or "" to keep the lake here'
+            raise ValueError(message)
+        return url
+
+
+class Config(Section):
+    """The whole of ``agent.toml``."""
+
+    site: Site = Site()
+    data: Data = Data()
+    mqtt: Mqtt = Mqtt()
+    source: tuple[Source, ...] = (
+        Source(topic="skov/{site}/{house}/{signal}", dialect="value"),
+        Source(topic="skov/{site}/{house}", dialect="flat"),
+    )
+    house: tuple[House, ...] = ()
+    store: StoreSettings = StoreSettings()
+    models: Models = Models()
+    warnings: Warnings = Warnings()
+    sync: SyncSettings = SyncSettings()
+
+    @field_validator("house")
+    @classmethod
+    def _distinct(cls, houses: tuple[House, ...]) -> tuple[House, ...]:
+        ids = [house.id for house in houses]
+        if doubled := {i for i in ids if ids.count(i) > 1}:
+            message = f"house id {min(doubled)!r} stands twice"
+            raise ValueError(message)
+        return houses
+
+    def signal(self, key: SeriesKey) -> Signal:
+        """Return what is known of a signal in its house: the catalogue's entry with the house's word on it."""
+        known = signal_of(key.signal)
+        for house in self.house:
+            if house.id == key.house:
+                told = house.signals.get(key.signal) or house.signals.get(base_of(key.signal))
+                return known if told is None else replace(known, **told.model_dump(exclude_none=True))
+        return known
+
+    @property
+    def client_id(self) -> str:
+        """The stable MQTT client id, which the broker's persistent session hangs on."""
+        return self.mqtt.client_id or f"flockwatch-{self.site.id}"
+
+
+def _key_of(location: tuple[int | str, ...]) -> str:
+    """Return where in the file an error is, as a person would write it: ``source[1].topic``."""
+    key = ""
+    for part in location:
+        key += f"[{part + 1}]" if isinstance(part, int) else f".{part}"
+    return key.lstrip(".")
+
+
+def _what_is_wrong(error: ErrorDetails) -> str:
+    """Return one of pydantic's errors in the words of somebody who edits a TOML file."""
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        return "no such key; agent.toml, which comes with flockwatch, shows those there are"
+    if kind == "missing":
+        return "must be given"
+    if kind == "tuple_type":
+        return "must be a list; tables of a list are written with two brackets, [[source]] or [[house]]"
+    if kind in {"model_type", "dict_type"}:
+        return "must be a table, written [like.this]"
+    said = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return said if isinstance(error["input"], (dict, list)) else f"{said} (it says {error['input']!r:.80})"
+
+
+def parse_config(document: dict[str, object], where: str) -> Config:
+    """Return the configuration that a parsed TOML document says.
+
+    Raises:
+        ConfigError: a key or value is wrong; ``where`` names the file in the message.
+    """
+    try:
+        return Config.model_validate(document)
+    except ValidationError as e:
+        problems = [f"{where}: {_key_of(error['loc'])}: {_what_is_wrong(error)}" for error in e.errors()]
+        raise ConfigError("\n".join(problems)) from e
+
+
+def load_config(path: Path | None) -> Config:
+    """Return the configuration in the file at ``path``; None stands for the defaults.
+
+    Raises:
+        ConfigError: the file cannot be read, is no TOML, or says something wrong.
+    """
+    if path is None:
+        return Config()
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        message = f"{path}: there is no such file; give --config the path of your agent.toml"
+        raise ConfigError(message) from e
+    except (OSError, UnicodeDecodeError) as e:
+        message = f"{path}: cannot be read: {e.strerror if isinstance(e, OSError) else 'it is no UTF-8 text'}"
+        raise ConfigError(message) from e
+    except tomllib.TOMLDecodeError as e:
+        message = f"{path}: is no valid TOML: {e}"
+        raise ConfigError(message) from e
+    return parse_config(document, str(path))

@@ -1,0 +1,303 @@
+"""What the whole program talks about: plain values, no behaviour beyond themselves, standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from enum import IntEnum, StrEnum
+from typing import NamedTuple
+
+UNKNOWN_MONOTONIC = float("-inf")
+"""Stands for "long ago" where a monotonic time is asked for and there was none."""
+
+
+def to_ms(at: datetime) -> int:
+    """Return an aware instant as integer milliseconds since 1970 (UTC).
+
+    Raises:
+        ValueError: ``at`` has no time zone.
+    """
+    if at.tzinfo is None:
+        message = f"a time without a zone reached the store: {at!r}"
+        raise ValueError(message)
+    return round(at.timestamp() * 1000)
+
+
+def from_ms(at_ms: int) -> datetime:
+    """Return the aware UTC instant of ``at_ms`` milliseconds since 1970."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC)
+
+
+class Kind(StrEnum):
+    """How the values of a signal add up."""
+
+    GAUGE = "gauge"  # a level
+    INCREMENT = "increment"  # the amount since the last reading
+    COUNTER = "counter"  # a running total that may reset
+
+
+class Quality(IntEnum):
+    """The judged trust in a reading; everything but GOOD is masked from the models."""
+
+    GOOD = 0
+    STUCK = 1
+    OUT_OF_RANGE = 2
+    JUMP = 3
+    STALE = 4
+    SUSPECT = 5
+
+
+class TimeQuality(IntEnum):
+    """Where a reading's time comes from."""
+
+    SENDER = 0  # the sender gave it, with its zone
+    ASSUMED_ZONE = 1  # the sender gave local time without a zone: taken as the site's
+    ARRIVAL = 2  # the sender gave none: the time of arrival
+    LATE = 3  # the sender's, but it reached us out of order
+    UNTRUSTED = 4  # our own clock could not be trusted
+
+
+class Severity(IntEnum):
+    """How bad a warning is; 0 means that nothing stands."""
+
+    NONE = 0
+    WARNING = 1
+    MINOR = 2
+    MAJOR = 3
+    CRITICAL = 4
+
+
+class About(StrEnum):
+    """What a warning is about."""
+
+    BIRDS = "birds"
+    CLIMATE = "climate"
+    EQUIPMENT = "equipment"
+    DATA = "data"
+    HOUSE_STATE = "house_state"
+
+
+class HouseState(StrEnum):
+    """What goes on in the house; it gates every rule."""
+
+    EMPTY = "empty"
+    PREHEAT = "preheat"
+    ACTIVE = "active"
+    CATCHING = "catching"
+    THINNED = "thinned"
+    WASHING = "washing"
+
+
+class WarningState(StrEnum):
+    """Where a warning rule stands (ISA-18.2 / IEC 62682 words)."""
+
+    NORMAL = "normal"
+    PENDING = "pending"  # the limit is crossed, the on-delay runs
+    ACTIVE = "active"
+    ACKNOWLEDGED = "acknowledged"
+    SHELVED = "shelved"
+    SUPPRESSED = "suppressed"  # by design: the house state or a bad sensor explains it
+
+
+PUBLISHED_STATES = frozenset({WarningState.ACTIVE, WarningState.ACKNOWLEDGED, WarningState.SHELVED})
+"""The states that are shown on MQTT; pending and suppressed stay in the store."""
+
+
+class Reason(StrEnum):
+    """Why a warning changed its state: the same word in log, store, MQTT and lake."""
+
+    LIMIT_CROSSED = "limit_crossed"  # normal -> pending
+    ON_DELAY_OVER = "on_delay_over"  # pending -> active
+    BACK_BEFORE_DELAY = "back_before_delay"  # pending -> normal
+    BACK_IN_BAND = "back_in_band"  # active -> normal, off-delay over
+    SEVERITY_ROSE = "severity_rose"  # active -> active, worse
+    CANNOT_SAY = "cannot_say"  # evidence ran out: coverage or quality
+    HOUSE_STATE = "house_state"  # the house state gates the rule
+    FLOCK_ENDED = "flock_ended"
+    RULE_REMOVED = "rule_removed"  # the rule is not configured any more
+    ACKNOWLEDGED_BY = "acknowledged_by"
+    SHELVED_BY = "shelved_by"
+    UNSHELVED_BY = "unshelved_by"
+    SHELF_TIME_OVER = "shelf_time_over"
+
+
+class SeriesKey(NamedTuple):
+    """Names one series of readings."""
+
+    house: str
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One MQTT message as it came in."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    mid: int
+    dup: bool
+    retain: bool
+    connection: int  # the number of the connection it came by: an ack of an older one is discarded
+    received_ms: int
+    received_monotonic: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A message, or one value of it, that did not become a reading."""
+
+    topic: str
+    reason: str
+    first_bytes: bytes
+    received_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flock:
+    """The birds placed in a house ("batch" in SKOV's words); ``flock`` is unique in its house."""
+
+    house: str
+    flock: str
+    placed_on: date
+    birds_placed: int | None = None
+    strain: str | None = None
+    sex: str | None = None
+    parent_age_weeks: float | None = None
+    planned_end_on: date | None = None
+    ended_at: datetime | None = None
+    slaughter_weight_g: float | None = None
+    thinned: tuple[tuple[datetime, int], ...] = ()  # (when, birds taken out alive)
+    recorded: tuple[tuple[date, int, int], ...] = ()  # (farm date, dead, culled) told by people; wins over readings
+
+    @property
+    def thinned_birds(self) -> int:
+        """The birds taken out alive so far."""
+        return sum(birds for _, birds in self.thinned)
+
+
+@dataclass(frozen=True, slots=True)
+class FlockChange:
+    """What happened to a flock, with the flock as it then was; a row of the ``flocks`` stream."""
+
+    at: datetime
+    action: str  # place | record | thin | state | end
+    house: str
+    state: HouseState  # of the house, after it
+    flock: Flock | None  # after it; an ended flock is told once more, with its end
+    detail: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Quantiles of one target at one time, by one bundle."""
+
+    house: str
+    flock: str | None
+    made_at: datetime
+    day_number: int | None
+    target: str
+    target_at: datetime
+    horizon: str  # slaughter | 1d | 1h ...
+    p10: float
+    p50: float
+    p90: float
+    model: str
+    model_version: str
+    coverage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A probable cause; ``probability`` is None where no model gave one."""
+
+    cause: str
+    probability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WarningRule:
+    """When one kind of warning rises and clears (deadband, on-delay, off-delay: ISA-18.2)."""
+
+    name: str  # <kind> or <kind>-<signal>: the last word of the topic
+    about: About
+    signal: str | None
+    severity: Severity
+    threshold: float  # what the evidence is measured in, see agent/rules.py: a score of 1 is one threshold
+    on_delay_s: int
+    off_delay_s: int
+    deadband: float  # the share of the threshold by which the score must fall before it counts as back
+    states: frozenset[HouseState]  # where the rule applies
+    first_day: int = 0  # the youngest age, in days, at which it applies
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a rule is given to judge at one instant.
+
+    ``score`` is the size of the deviation in units of the rule's own threshold: 1 is the limit, more is worse; None
+    means "cannot say", and ``why`` says why.
+    """
+
+    score: float | None
+    why: str = ""
+    actual: float | None = None
+    expected: float | None = None
+    low: float | None = None
+    high: float | None = None
+    unit: str | None = None
+    severity: Severity | None = None  # worse than the rule's own, where the evidence says so
+    confidence: float | None = None
+    coverage: float | None = None
+    model: str | None = None
+    model_version: str | None = None
+    since: datetime | None = None  # when what is seen began, where the evidence knows it (a silent sensor)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where one rule of one house stands; kept in the store, survives restarts."""
+
+    rule: str
+    house: str
+    state: WarningState = WarningState.NORMAL
+    severity: Severity = Severity.NONE
+    id: str | None = None  # of the occurrence; set when it becomes active
+    flock: str | None = None
+    since: datetime | None = None  # the limit was crossed
+    back_since: datetime | None = None  # it is back in its band, the off-delay runs
+    raised_at: datetime | None = None
+    updated_at: datetime | None = None
+    shelved_until: datetime | None = None
+    by: str | None = None  # who acknowledged or shelved it
+    reason: Reason | None = None
+    evidence: Evidence | None = None  # at the last transition or update
+
+
+@dataclass(frozen=True, slots=True)
+class WarningEvent:
+    """A transition of one rule, with its reason; a row of the ``warnings`` stream."""
+
+    at: datetime
+    before: WarningState
+    standing: Standing  # after it
+    reason: Reason
+    about: About
+    signal: str | None
+    day_number: int | None
+    text: str
+    causes: tuple[Cause, ...]
+    check_first: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something worth keeping that is no reading: a gap, a conflict, an interval of bad quality, a start."""
+
+    at: datetime
+    kind: str
+    house: str | None = None
+    signal: str | None = None
+    from_at: datetime | None = None
+    to_at: datetime | None = None
+    detail: dict[str, object] = field(default_factory=dict)

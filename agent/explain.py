@@ -1,0 +1,175 @@
+"""What a farmer reads: the sentence, the probable causes in order, and the first thing to check. Pure.
+
+Causes come from which signals leave their band together, and in which direction. No probability is given here: only a
+model that was measured on faults it never saw may give one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent.domain import Cause
+from agent.rules import kind_of
+from agent.signals import base_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from agent.domain import Evidence, Standing, WarningRule
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The words of one warning."""
+
+    text: str
+    causes: tuple[Cause, ...]
+    check_first: str
+
+
+_NAMES = {
+    "water": "water intake",
+    "feed": "feed intake",
+    "temperature": "inside temperature",
+    "weight": "weight gain",
+    "humidity": "relative humidity",
+    "co2": "CO2",
+    "ammonia": "ammonia",
+    "dead": "mortality",
+}
+
+# What usually lies behind a signal that is too low (-1) or too high (+1), the most usual first.
+# Sources: Tabler/Lott on water (a two-day dip is a problem: drinker height, air lock, filter, pressure, sickness);
+# house-computer manuals on feed and ventilation alarms; water also rises in heat and in gut disturbance (Aviagen).
+_CAUSES: dict[tuple[str, int], tuple[str, ...]] = {
+    ("water", -1): ("water_line_blocked", "water_meter_fault", "disease", "feed_outage"),
+    ("water", 1): ("water_leak", "heat_stress", "gut_disturbance", "water_meter_fault"),
+    ("feed", -1): ("feed_outage", "feed_bridge_in_silo", "disease", "heat_stress"),
+    ("feed", 1): ("feed_spillage", "feed_meter_fault"),
+    ("temperature", -1): ("heater_failure", "over_ventilation", "door_open", "temperature_sensor_fault"),
+    ("temperature", 1): ("ventilation_failure", "heat_stress", "heater_stuck_on", "temperature_sensor_fault"),
+    ("weight", -1): ("disease", "feed_outage", "scale_fault", "growth_lag"),
+    ("weight", 1): ("scale_fault",),
+    ("dead", 1): ("disease", "ventilation_failure", "heat_stress"),
+}
+
+# A second signal that leaves its band the same way names the cause better than the first alone.
+_TOGETHER: tuple[tuple[frozenset[tuple[str, int]], str], ...] = (
+    (frozenset({("water", -1), ("feed", -1), ("dead", 1)}), "disease"),
+    (frozenset({("feed", -1), ("dead", 1)}), "disease"),
+    (frozenset({("temperature", 1), ("feed", -1), ("water", 1)}), "heat_stress"),
+    (frozenset({("temperature", 1), ("water", 1)}), "heat_stress"),
+)
+
+_CHECKS = {
+    "water_line_blocked": "Check the water: pressure at the regulators, the filter, drops at the nipples.",
+    "water_meter_fault": "Read the water meter by hand twice, ten minutes apart.",
+    "water_leak": "Walk the water lines and look for wet litter and a running nipple.",
+    "feed_outage": "Look into the feed pans at the end of the line and at the auger motor's breaker.",
+    "feed_bridge_in_silo": "Knock at the silo cone: feed may have bridged.",
+    "feed_spillage": "Look for pans that overflow.",
+    "feed_meter_fault": "Compare the feed weigher with the silo's weight.",
+    "heater_failure": "Look whether the heaters burn: gas or oil, flame, thermostat.",
+    "heater_stuck_on": "Look whether a heater burns that should not.",
+    "over_ventilation": "Compare the fans that run with the step that the climate computer shows.",
+    "ventilation_failure": "Go to the house: listen whether the fans run, look at breakers and inlets.",
+    "door_open": "Look for an open door or gate.",
+    "temperature_sensor_fault": "Hold a hand thermometer beside the sensor.",
+    "heat_stress": "Look whether the birds pant; check air speed and cooling.",
+    "disease": "Walk the house: look at the droppings and the resting birds, and call the vet if you find sick ones.",
+    "gut_disturbance": "Look at droppings and litter.",
+    "growth_lag": "Weigh 100 birds by hand and compare.",
+    "scale_fault": "Clean the scale, let it read zero, and weigh a known weight.",
+    "sensor_silent": "Check the sensor's plug and cable.",
+    "gateway_silent": "Check the power of the gateway and the controller, and the network between them.",
+    "sensor_stuck": "Warm the sensor with your hand: its value must move.",
+}
+_LOOK = "Go to the house and look."
+
+_ALONE = {"missing": ("sensor_silent",), "silent": ("gateway_silent",), "stuck": ("sensor_stuck",)}
+
+
+def direction_of(evidence: Evidence) -> int:
+    """Return -1 where what was measured is below what was expected, 1 where above, 0 where nothing was expected."""
+    if evidence.actual is None or evidence.expected is None:
+        return 0
+    return -1 if evidence.actual < evidence.expected else 1
+
+
+def explain(rule: WarningRule, standing: Standing, also: Mapping[str, int], where: str, when: str) -> Explanation:
+    """Return the words for a warning.
+
+    Args:
+        rule: The rule that stands.
+        standing: Where it stands, with its evidence.
+        also: The other signals of the house that are out of their band now, each with its direction (-1 or 1).
+        where: The house, flock and day in words.
+        when: Since when, in the farm's own time.
+    """
+    causes = _causes(rule, standing, also)
+    check_first = _CHECKS.get(causes[0].cause, _LOOK) if causes else _LOOK
+    text = f"{where}: {_sentence(rule, standing)}, since {when}. {check_first}"
+    return Explanation(text, causes, check_first)
+
+
+def _causes(rule: WarningRule, standing: Standing, also: Mapping[str, int]) -> tuple[Cause, ...]:
+    kind = kind_of(rule.name)
+    if kind in _ALONE:
+        return tuple(Cause(cause) for cause in _ALONE[kind])
+    if standing.evidence is None or rule.signal is None:
+        return ()
+    signal = base_of(rule.signal)
+    direction = direction_of(standing.evidence) or 1
+    own = _CAUSES.get((signal, direction), ())
+    seen = {*also.items(), (signal, direction)}
+    first = [cause for pattern, cause in _TOGETHER if (signal, direction) in pattern and pattern <= seen]
+    return tuple(Cause(cause) for cause in _distinct([*first, *own]))
+
+
+def _distinct(causes: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(causes))
+
+
+def _sentence(rule: WarningRule, standing: Standing) -> str:
+    evidence = standing.evidence
+    kind = kind_of(rule.name)
+    name = _NAMES.get(base_of(rule.signal or ""), rule.signal or "")
+    if kind == "missing":
+        return f"{rule.signal} has stopped reporting"
+    if kind == "silent":
+        return "no sensor of this house reports any more"
+    if kind == "stuck":
+        value = "" if evidence is None else f" {_number(evidence.actual, evidence.unit)}"
+        return f"{rule.signal} shows the same value{value} without a change"
+    if evidence is None or evidence.actual is None or evidence.expected is None:
+        return f"{name} is out of its band"
+    actual, expected = (_number(value, evidence.unit) for value in (evidence.actual, evidence.expected))
+    way = "below" if direction_of(evidence) < 0 else "above"
+    over = "today" if kind == "mortality" else "in the last hour" if kind == "deviation" else "in the last 24 hours"
+    size = _size(evidence)
+    band = ""
+    if evidence.low is not None and evidence.high is not None:
+        band = (
+            f" ({_number(evidence.low, None)} to {_number(evidence.high, evidence.unit)} is usual for this flock now)"
+        )
+    return f"{name} {over} is {size}{way} the expected: {actual} instead of {expected}{band}"
+
+
+def _size(evidence: Evidence) -> str:
+    """Return how far off it is in words; for temperatures the difference, for everything else percent."""
+    if evidence.actual is None or evidence.expected is None:
+        return ""
+    difference = abs(evidence.actual - evidence.expected)
+    if evidence.unit == "Cel":
+        return f"{difference:.1f} K "
+    if abs(evidence.expected) < 1e-9:
+        return ""
+    return f"{100 * difference / abs(evidence.expected):.0f} % "
+
+
+def _number(value: float | None, unit: str | None) -> str:
+    if value is None:
+        return "unknown"
+    digits = f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+    return digits if unit is None else f"{digits} {'°C' if unit == 'Cel' else unit}"

@@ -1,0 +1,124 @@
+"""The life of a house: which flock is in it, what was told of it, what goes on. Pure: a command in, a change out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from agent.commands import End, FlockCommand, Place, Record, State, Thin
+from agent.domain import Flock, FlockChange, HouseState
+from agent.errors import InputError
+
+if TYPE_CHECKING:
+    from agent.clock import FarmDays
+
+THINNED_FOR = timedelta(hours=24)
+"""How long a house counts as just thinned: the birds spread out, feed and water settle within a day (our judgement)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HouseLife:
+    """What goes on in one house, and since when."""
+
+    state: HouseState = HouseState.EMPTY
+    since: datetime | None = None
+    flock: Flock | None = None
+
+    def after(self, change: FlockChange) -> HouseLife:
+        """Return the life after ``change``."""
+        since = self.since if change.state is self.state else change.at
+        ended = change.flock is not None and change.flock.ended_at is not None
+        return HouseLife(change.state, since, None if ended else change.flock)
+
+
+def day_number(flock: Flock, at: datetime, days: FarmDays) -> int:
+    """Return the flock's age in farm days at ``at``; day 0 is the day of placement."""
+    return (days.date_of(at) - flock.placed_on).days
+
+
+def apply(house: str, life: HouseLife, command: FlockCommand, at: datetime, days: FarmDays) -> FlockChange:
+    """Return what ``command`` changes, given at ``at``.
+
+    Raises:
+        InputError: it cannot be done in this state of the house; the message says why and what to do.
+    """
+    if isinstance(command, Place):
+        return _place(house, life, command, at, days)
+    flock = life.flock
+    if command.flock is not None and (flock is None or flock.flock != command.flock):
+        message = f"flock {command.flock!r} is not in {house}; " + _who_is_in(life)
+        raise InputError(message)
+    if isinstance(command, State):
+        return FlockChange(at, "state", house, HouseState(command.state), flock, {"by": command.by})
+    if flock is None:
+        message = f"no flock is in {house}: place one first"
+        raise InputError(message)
+    if isinstance(command, Record):
+        return _record(house, life, flock, command, at, days)
+    if isinstance(command, Thin):
+        return _thin(house, flock, command, at)
+    return _end(house, flock, command, at)
+
+
+def settle(house: str, life: HouseLife, at: datetime) -> FlockChange | None:
+    """Return the change that time alone brings at ``at``: a thinned house is an active one again after a day."""
+    if life.state is HouseState.THINNED and life.since is not None and at >= life.since + THINNED_FOR:
+        return FlockChange(at, "state", house, HouseState.ACTIVE, life.flock, {"reason": "thinned for a day"})
+    return None
+
+
+def _who_is_in(life: HouseLife) -> str:
+    return f"{life.flock.flock!r} is" if life.flock else "the house is empty"
+
+
+def _place(house: str, life: HouseLife, command: Place, at: datetime, days: FarmDays) -> FlockChange:
+    placed_on = command.placed_on or (life.flock.placed_on if life.flock else days.date_of(at))
+    name = command.flock or (life.flock.flock if life.flock else placed_on.isoformat())
+    if life.flock is not None and life.flock.flock != name:
+        message = f"flock {life.flock.flock!r} is still in {house}: end it before {name!r} is placed"
+        raise InputError(message)
+    if placed_on > days.date_of(at) + timedelta(days=1):
+        message = f"placed_on {placed_on} is in the future"
+        raise InputError(message)
+    if command.planned_end_on is not None and command.planned_end_on <= placed_on:
+        message = f"planned_end_on {command.planned_end_on} is not after placed_on {placed_on}"
+        raise InputError(message)
+    told = command.model_dump(include={"birds_placed", "strain", "sex", "parent_age_weeks", "planned_end_on"})
+    told = {fact: value for fact, value in told.items() if value is not None}
+    flock = replace(life.flock or Flock(house, name, placed_on), placed_on=placed_on, **told)
+    return FlockChange(at, "place", house, HouseState.ACTIVE, flock, {"by": command.by})
+
+
+def _record(house: str, life: HouseLife, flock: Flock, command: Record, at: datetime, days: FarmDays) -> FlockChange:
+    day = command.date or days.date_of(at)
+    if not flock.placed_on <= day <= days.date_of(at):
+        message = f"date {day} is outside this flock's life, {flock.placed_on} to {days.date_of(at)}"
+        raise InputError(message)
+    others = tuple(entry for entry in flock.recorded if entry[0] != day)
+    recorded = tuple(sorted((*others, (day, command.dead, command.culled))))
+    detail: dict[str, object] = {
+        "date": day.isoformat(),
+        "dead": command.dead,
+        "culled": command.culled,
+        "by": command.by,
+    }
+    return FlockChange(at, "record", house, life.state, replace(flock, recorded=recorded), detail)
+
+
+def _thin(house: str, flock: Flock, command: Thin, at: datetime) -> FlockChange:
+    when = command.at or at
+    if flock.birds_placed is not None and flock.thinned_birds + command.birds >= flock.birds_placed:
+        message = (
+            f"{command.birds} birds cannot be thinned: {flock.birds_placed} were placed and {flock.thinned_birds} are "
+            "thinned already; if all are gone, end the flock"
+        )
+        raise InputError(message)
+    thinned = (*flock.thinned, (when, command.birds))
+    detail: dict[str, object] = {"at": when.isoformat(), "birds": command.birds, "by": command.by}
+    return FlockChange(at, "thin", house, HouseState.THINNED, replace(flock, thinned=thinned), detail)
+
+
+def _end(house: str, flock: Flock, command: End, at: datetime) -> FlockChange:
+    ended = replace(flock, ended_at=command.at or at, slaughter_weight_g=command.slaughter_weight_g)
+    return FlockChange(at, "end", house, HouseState.EMPTY, ended, {"by": command.by})

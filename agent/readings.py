@@ -1,0 +1,121 @@
+"""A block of readings in columns: how readings travel through the program, live and in replay alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from agent.domain import Quality, SeriesKey, TimeQuality
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """``n`` readings of a few series, in columns of length ``n``.
+
+    ``key`` indexes ``keys``, as in an Arrow dictionary array; times are milliseconds since 1970, UTC; ``value`` is in
+    the catalogue's unit of its signal. Never changed once made.
+    """
+
+    keys: tuple[SeriesKey, ...]
+    key: NDArray[np.int32]
+    at_ms: NDArray[np.int64]
+    value: NDArray[np.float64]
+    quality: NDArray[np.uint8]
+    time_quality: NDArray[np.uint8]
+    received_ms: NDArray[np.int64]
+    last_seq: int = 0  # of the stored rows; 0 where they were never stored
+
+    def __len__(self) -> int:
+        """Return the number of readings."""
+        return len(self.at_ms)
+
+    def take(self, which: NDArray[np.bool_] | NDArray[np.intp]) -> Readings:
+        """Return the readings that ``which`` (a mask, or indices in the wanted order) selects."""
+        return Readings(
+            self.keys,
+            self.key[which],
+            self.at_ms[which],
+            self.value[which],
+            self.quality[which],
+            self.time_quality[which],
+            self.received_ms[which],
+            self.last_seq,
+        )
+
+    def by_series(self) -> Iterator[tuple[SeriesKey, NDArray[np.intp]]]:
+        """Yield each series that occurs with the indices of its readings, in their order of arrival."""
+        if len(self.key) == 0:
+            return
+        order = np.argsort(self.key, kind="stable")
+        ends = np.flatnonzero(np.diff(self.key[order])) + 1
+        for indices in np.split(order, ends):
+            yield self.keys[int(self.key[indices[0]])], indices
+
+
+EMPTY = Readings(
+    (),
+    np.empty(0, np.int32),
+    np.empty(0, np.int64),
+    np.empty(0, np.float64),
+    np.empty(0, np.uint8),
+    np.empty(0, np.uint8),
+    np.empty(0, np.int64),
+)
+
+
+@dataclass(slots=True)
+class ReadingsBuilder:
+    """Collects readings one by one; appending to lists costs a tenth of making small arrays."""
+
+    _index: dict[SeriesKey, int] = field(default_factory=dict)
+    _key: list[int] = field(default_factory=list)
+    _value: list[float] = field(default_factory=list)
+    # once for all readings that were added together
+    _count: list[int] = field(default_factory=list)
+    _at_ms: list[int] = field(default_factory=list)
+    _time_quality: list[int] = field(default_factory=list)
+    _received_ms: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        """Return the number of readings collected."""
+        return len(self._key)
+
+    def add(self, key: SeriesKey, at_ms: int, value: float, time_quality: TimeQuality, received_ms: int) -> None:
+        """Collect one reading; its quality is judged later."""
+        self.add_all((key,), at_ms, (value,), time_quality, received_ms)
+
+    def add_all(
+        self,
+        keys: Sequence[SeriesKey],
+        at_ms: int,
+        values: Sequence[float],
+        time_quality: TimeQuality,
+        received_ms: int,
+    ) -> None:
+        """Collect one reading each of ``keys``, all of one time; cheaper than one by one."""
+        index = self._index
+        self._key += [index.setdefault(key, len(index)) for key in keys]
+        self._value += values
+        self._count.append(len(keys))
+        self._at_ms.append(at_ms)
+        self._time_quality.append(time_quality)
+        self._received_ms.append(received_ms)
+
+    def build(self) -> Readings:
+        """Return what was collected, every quality GOOD until judged."""
+        return Readings(
+            tuple(self._index),
+            np.array(self._key, np.int32),
+            np.repeat(np.array(self._at_ms, np.int64), self._count),
+            np.array(self._value, np.float64),
+            np.full(len(self._key), Quality.GOOD, np.uint8),
+            np.repeat(np.array(self._time_quality, np.uint8), self._count),
+            np.repeat(np.array(self._received_ms, np.int64), self._count),
+        )

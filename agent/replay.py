@@ -1,0 +1,313 @@
+"""Replay: a recording through the same HouseWatch as live, as fast as it goes; nothing looks ahead."""
+
+from __future__ import annotations
+
+import csv
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from agent.alerts import alert, iso
+from agent.commands import End, Place
+from agent.domain import PUBLISHED_STATES, from_ms, to_ms
+from agent.errors import InputError, ReplayFileError
+from agent.quality import QualityJudge
+from agent.readings import EMPTY
+from agent.replay_files import read_events, read_flocks, spool_readings
+from agent.watch import GRID, HouseWatch, judge_instant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from agent.commands import FlockCommand
+    from agent.config import Config
+    from agent.domain import WarningEvent, WarningState
+    from agent.predict import Predictor
+    from agent.quality import QualityInterval
+    from agent.readings import Readings
+    from agent.replay_files import RecordedFlock, Recording
+    from agent.watch import Outcome
+
+WARNINGS_HEADER = (
+    "house", "flock", "rule", "about", "signal", "severity", "state", "raised_at", "cleared_at", "day_number", "actual",
+    "expected", "deviation_pct", "confidence", "cause", "text",
+)  # fmt: skip
+PREDICTIONS_HEADER = (
+    "house", "flock", "made_at", "day_number", "target", "target_at", "p10", "p50", "p90", "model", "model_version",
+)  # fmt: skip
+QUALITY_HEADER = ("house", "signal", "from", "to", "quality", "reason")
+
+_GRID_MS = int(GRID / timedelta(milliseconds=1))
+_LONG_AGO, _MUCH_LATER = (
+    float("-inf"),
+    float("inf"),
+)  # real time does not count here: silence is judged by event time alone
+
+
+class _Writer(Protocol):
+    """What ``csv.writer`` returns."""
+
+    def writerow(self, row: Iterable[object], /) -> object:
+        """Write one line."""
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a replay did."""
+
+    readings: int = 0
+    instants: int = 0
+    warnings: int = 0
+    predictions: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        """Return the figures on one line."""
+        rate = self.readings / self.seconds if self.seconds else 0.0
+        return (
+            f"{self.readings:,} readings in {self.seconds:.1f} s ({rate:,.0f}/s), {self.instants:,} instants judged: "
+            f"{self.warnings:,} warnings, {self.predictions:,} predictions"
+        )
+
+
+@dataclass(slots=True)
+class _Raised:
+    """One row of warnings.csv: from its rise to its clearing."""
+
+    event: WarningEvent
+    state: WarningState
+    cleared_at: datetime | None = None
+
+
+class _Results:
+    """Writes what comes out; only warnings are held back, until it is known when they cleared."""
+
+    def __init__(self, folder: Path, stack: ExitStack, config: Config) -> None:
+        self._config = config
+        self._raised: list[_Raised] = []
+        self._standing: dict[tuple[str, str], _Raised] = {}
+        self.prediction_count = 0
+        self._warnings = self._table(folder / "warnings.csv", WARNINGS_HEADER, stack)
+        self._predictions = self._table(folder / "predictions.csv", PREDICTIONS_HEADER, stack)
+        self._quality = self._table(folder / "quality.csv", QUALITY_HEADER, stack)
+
+    @staticmethod
+    def _table(path: Path, header: Sequence[str], stack: ExitStack) -> _Writer:
+        file = stack.enter_context(path.open("w", encoding="utf-8", newline=""))
+        writer: _Writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        return writer
+
+    def add(self, outcome: Outcome) -> None:
+        """Take what one house's judgement brought."""
+        for event in outcome.warnings:
+            self._warning(event)
+        self.prediction_count += len(outcome.predictions)
+        for made in outcome.predictions:
+            target_on = self._config.site.days.date_of(made.target_at)
+            figures = (f"{figure:.6g}" for figure in (made.p10, made.p50, made.p90))
+            self._predictions.writerow(
+                (
+                    made.house,
+                    made.flock,
+                    iso(made.made_at),
+                    made.day_number,
+                    made.target,
+                    target_on,
+                    *figures,
+                    made.model,
+                    made.model_version,
+                )
+            )
+
+    def _warning(self, event: WarningEvent) -> None:
+        key = (event.standing.house, event.standing.rule)
+        shown = event.standing.state in PUBLISHED_STATES
+        known = self._standing.get(key)
+        if known is None and shown:
+            self._standing[key] = raised = _Raised(event, event.standing.state)
+            self._raised.append(raised)
+        elif known is not None:
+            known.state = event.standing.state
+            if not shown:
+                known.cleared_at = event.at
+                del self._standing[key]
+
+    def add_quality(self, intervals: Iterable[QualityInterval]) -> None:
+        """Take intervals of bad quality and gaps; those that only began are written when they end."""
+        for interval in intervals:
+            if interval.to_ms is None:
+                continue
+            self._quality.writerow(
+                (
+                    interval.key.house,
+                    interval.key.signal,
+                    iso(from_ms(interval.from_ms)),
+                    iso(from_ms(interval.to_ms)),
+                    interval.quality.name.lower(),
+                    interval.reason,
+                )
+            )
+
+    def finish(self) -> int:
+        """Write the warnings in the order in which they rose; return how many there were."""
+        for raised in sorted(self._raised, key=lambda r: (r.event.at, r.event.standing.house, r.event.standing.rule)):
+            self._warnings.writerow(_warning_row(raised))
+        return len(self._raised)
+
+
+def _warning_row(raised: _Raised) -> tuple[object, ...]:
+    event = raised.event
+    shown = alert(event)
+    cause = event.causes[0].cause if event.causes else ""
+    return (
+        shown["house"], shown["flock"], shown["rule"], shown["about"], shown["signal"], shown["severity"],
+        raised.state.value, shown["raised_at"], iso(raised.cleared_at), shown["day_number"], shown["actual"],
+        shown["expected"], shown["deviation_pct"], shown["confidence"], cause, shown["text"],
+    )  # fmt: skip
+
+
+class Replay:
+    """One recording, played through the houses that are in it."""
+
+    def __init__(self, config: Config, predictor: Predictor, houses: Sequence[str]) -> None:
+        self._days = config.site.days
+        self._predictor = predictor
+        self.quality = QualityJudge(config.signal)
+        self.watches = {
+            house: HouseWatch(
+                house,
+                signal=config.signal,
+                days=self._days,
+                manifests=[model.manifest for model in predictor.models],
+                overrides=config.warnings.rules,
+                rhythm_s=self.quality.rhythm_s,
+                started_monotonic=_LONG_AGO,
+            )
+            for house in houses
+        }
+
+    def run(
+        self,
+        recording: Recording,
+        commands: Sequence[tuple[datetime, str, FlockCommand]],
+        results: _Results,
+        until: datetime,
+    ) -> tuple[int, int]:
+        """Play the recording up to ``until``; return how many readings were observed and instants judged."""
+        begins = [commands[0][0]] if commands else []
+        if recording.days:
+            begins.append(datetime.fromtimestamp(recording.days[0] * 86_400, UTC))
+        if not begins:
+            return 0, 0
+        at_ms = to_ms(min(begins)) // _GRID_MS * _GRID_MS
+        end_ms = -(-to_ms(until) // _GRID_MS) * _GRID_MS
+        waiting = list(reversed(commands))
+        blocks = recording.blocks()
+        block, position = next(blocks, EMPTY), 0
+        observed = judged = 0
+        while at_ms < end_ms:
+            at_ms += _GRID_MS
+            at = from_ms(at_ms)
+            while waiting and waiting[-1][0] <= at:
+                self._command(*waiting.pop())
+            while True:
+                stop = int(np.searchsorted(block.at_ms, at_ms, side="right"))
+                if stop > position:
+                    self._observe(block.take(np.arange(position, stop)), results)
+                    observed += stop - position
+                if stop < len(block) or not len(block):
+                    position = stop
+                    break
+                block, position = next(blocks, EMPTY), 0
+            due = [watch for watch in self.watches.values() if watch.matters(at)]
+            if due:
+                judged += 1
+                for outcome in judge_instant(due, self._predictor, at, _MUCH_LATER):
+                    results.add(outcome)
+        results.add_quality(self.quality.close(from_ms(end_ms)))
+        return observed, judged
+
+    def _observe(self, readings: Readings, results: _Results) -> None:
+        judged, intervals = self.quality.judge(readings)
+        results.add_quality(intervals)
+        for watch in self.watches.values():
+            watch.observe(judged, 0.0)
+
+    def _command(self, at: datetime, house: str, command: FlockCommand) -> None:
+        watch = self.watches.get(house)
+        if watch is None:
+            message = f"events.csv: {house!r} is in neither readings.csv nor flocks.csv"
+            raise ReplayFileError(message)
+        try:
+            watch.apply(command, at)
+        except InputError as e:
+            message = f"{iso(at)}: {house}: {command.action}: {e}"
+            raise ReplayFileError(message) from e
+
+
+def replay(
+    config: Config, predictor: Predictor, readings: Path, flocks: Path, events: Path | None, out: Path
+) -> Summary:
+    """Play recorded files; write warnings.csv, predictions.csv and quality.csv into ``out``.
+
+    Raises:
+        ReplayFileError: a file is wrong; the message names file, line and what to do.
+    """
+    began = time.monotonic()
+    zone = config.site.days.zone
+    recorded = read_flocks(flocks)
+    told = read_events(events, zone) if events else []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flockwatch-replay-")))
+        recording = spool_readings(readings, folder, zone)
+        houses = sorted({key.house for key in recording.keys} | {flock.flock.house for flock in recorded})
+        commands = sorted((*_commands(recorded, told, config), *told), key=lambda command: command[0])
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            results = _Results(out, stack, config)
+        except OSError as e:
+            message = f"--out {out}: cannot be written: {e.strerror or e}"
+            raise InputError(message) from e
+        measured = {key.house for key in recording.keys}
+        last = [at for at, house, _ in commands if house not in measured]  # who has readings is judged to their end
+        if recording.days:
+            last.append(from_ms(int(_last_block(recording).at_ms[-1])))
+        played = Replay(config, predictor, houses)
+        observed, judged = played.run(recording, commands, results, max(last, default=datetime.fromtimestamp(0, UTC)))
+        warnings = results.finish()
+    return Summary(observed, judged, warnings, results.prediction_count, time.monotonic() - began)
+
+
+def _commands(
+    recorded: Sequence[RecordedFlock], told: Sequence[tuple[datetime, str, FlockCommand]], config: Config
+) -> Iterator[tuple[datetime, str, FlockCommand]]:
+    """Yield the placements and ends that ``flocks.csv`` tells, unless ``events.csv`` tells of the same."""
+    days = config.site.days
+    for line in recorded:
+        flock = line.flock
+        facts = {
+            name: getattr(flock, name) for name in ("birds_placed", "strain", "parent_age_weeks", "planned_end_on")
+        }
+        sex = flock.sex if flock.sex in {"male", "female", "mixed"} else None
+        place = Place(action="place", flock=flock.flock, placed_on=flock.placed_on, sex=sex, **facts)
+        yield days.start_of(flock.placed_on), flock.house, place
+        if line.ended_on is None:
+            continue
+        end_at = days.start_of(line.ended_on + timedelta(days=1))
+        span = (days.start_of(flock.placed_on), end_at)
+        if any(
+            house == flock.house and command.action == "end" and span[0] <= at <= span[1] for at, house, command in told
+        ):
+            continue
+        yield end_at, flock.house, End(action="end", slaughter_weight_g=line.slaughter_weight_g)
+
+
+def _last_block(recording: Recording) -> Readings:
+    return next(replace(recording, days=recording.days[-1:]).blocks())

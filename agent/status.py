@@ -1,0 +1,199 @@
+"""What ``status``, ``flock list`` and ``warning list`` show, read from the databases; the agent need not run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from agent.alerts import iso
+from agent.domain import PUBLISHED_STATES, Severity, WarningState, from_ms
+from agent.store import STREAMS, StoreReader, sealed_watermarks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from agent.config import Config
+
+_WATCHED = ("readings", "warnings", "predictions")
+
+
+def status_value(config: Config) -> dict[str, Any]:
+    """Return the state of an installation as plain values, ready for JSON.
+
+    Raises:
+        StoreError: there is no readable database.
+    """
+    with StoreReader.open(config.data.house_db) as reader:
+        sealed = sealed_watermarks(config.data.sync_db, reader.generation)
+        last = {stream: reader.last_seq(stream) for stream in STREAMS}
+        size = sum(path.stat().st_size for path in config.data.directory.glob("house.db*"))
+        lake = (
+            [path.stat().st_size for path in config.data.lake.rglob("*.parquet")] if config.data.lake.exists() else []
+        )
+        return {
+            "site": config.site.id,
+            "gateway": reader.gateway,
+            "health": reader.health(),
+            "counts": reader.counts(),
+            "database_mb": round(size / 1e6, 2),
+            "lake_objects": len(lake),
+            "lake_mb": round(sum(lake) / 1e6, 3),
+            "unsealed": {stream: last[stream] - sealed.get(stream, 0) for stream in STREAMS}
+            if sealed is not None
+            else None,
+            "houses": _houses(reader),
+            "warnings": _warnings(reader, everything=False),
+            "predictions": _predictions(reader),
+            "rejected": [
+                {
+                    "at": iso(from_ms(rejected.received_ms)),
+                    "topic": rejected.topic,
+                    "reason": rejected.reason,
+                    "first_bytes": rejected.first_bytes[:40].decode("utf-8", "replace"),
+                }
+                for rejected in reader.rejected(5)
+            ],
+        }
+
+
+def _houses(reader: StoreReader) -> dict[str, Any]:
+    return {
+        house: {"state": change.state.value, "flock": None if change.flock is None else change.flock.flock}
+        for house, change in sorted(reader.houses().items())
+    }
+
+
+def _predictions(reader: StoreReader) -> list[dict[str, Any]]:
+    newest: dict[tuple[str, str, str], Any] = {}
+    for made in reader.predictions_latest():
+        newest[made.house, made.target, made.horizon] = made
+    return [
+        {
+            "house": made.house,
+            "flock": made.flock,
+            "target": made.target,
+            "horizon": made.horizon,
+            "target_at": iso(made.target_at),
+            "p10": made.p10,
+            "p50": made.p50,
+            "p90": made.p90,
+            "made_at": iso(made.made_at),
+        }
+        for made in newest.values()
+    ]
+
+
+def _warnings(reader: StoreReader, *, everything: bool) -> list[dict[str, Any]]:
+    shown = {state.value for state in PUBLISHED_STATES}
+    latest = reader.warnings_latest()
+    chosen = [w for w in latest if w["state"] in shown or (everything and w["id"] is not None)]
+    return [{**w, "at": iso(from_ms(w["at"]))} for w in chosen]
+
+
+def warning_values(config: Config, *, everything: bool) -> list[dict[str, Any]]:
+    """Return the warnings that stand (or the latest of every rule that ever rose), the worst first.
+
+    Raises:
+        StoreError: there is no readable database.
+    """
+    with StoreReader.open(config.data.house_db) as reader:
+        found = _warnings(reader, everything=everything)
+    return sorted(found, key=lambda w: (w["state"] == WarningState.NORMAL.value, -w["severity"], w["at"]))
+
+
+def flock_values(config: Config) -> list[dict[str, Any]]:
+    """Return every flock, by house and placement.
+
+    Raises:
+        StoreError: there is no readable database.
+    """
+    with StoreReader.open(config.data.house_db) as reader:
+        flocks = [change.flock for change in reader.flocks() if change.flock is not None]
+        states = {house: change.state.value for house, change in reader.houses().items()}
+    return [
+        {
+            "house": flock.house,
+            "flock": flock.flock,
+            "state": "ended" if flock.ended_at else states.get(flock.house),
+            "placed_on": flock.placed_on.isoformat(),
+            "birds_placed": flock.birds_placed,
+            "strain": flock.strain,
+            "planned_end_on": flock.planned_end_on.isoformat() if flock.planned_end_on else None,
+            "ended_at": iso(flock.ended_at),
+            "slaughter_weight_g": flock.slaughter_weight_g,
+            "thinned_birds": flock.thinned_birds,
+        }
+        for flock in sorted(flocks, key=lambda f: (f.house, f.placed_on))
+    ]
+
+
+def status_lines(value: Mapping[str, Any]) -> list[str]:
+    """Return the state of an installation for people."""
+    health = value["health"]
+    counts = value["counts"]
+    lines = [
+        f"site {value['site']}, gateway {value['gateway']}",
+        (
+            f"agent    {health.get('state', 'never ran')}, as of {health.get('at', 'never')}"
+            f" (version {health.get('version', '?')}, {health.get('memory_mb', '?')} MB)"
+        ),
+        f"broker   {_broker(health.get('broker', {}))}",
+        (
+            f"readings {counts['readings']:,} stored, {counts['series']} series; judged up to "
+            f"{iso(from_ms(counts['judged_ms'])) if counts['judged_ms'] else 'nothing yet'}"
+        ),
+        f"database {value['database_mb']} MB; lake {value['lake_objects']} objects, {value['lake_mb']} MB",
+        f"sync     {_unsealed(value['unsealed'])}",
+    ]
+    lines += [f"degraded {what}: {why}" for what, why in health.get("degraded", {}).items()]
+    rejected = sum(health.get("rejected", {}).values())
+    if rejected:
+        lines.append(f"rejected {rejected:,} since the start: {_counted(health['rejected'])}")
+    if health.get("unknown_houses"):
+        lines.append(f"unknown  houses that are not configured: {', '.join(health['unknown_houses'])}")
+    if health.get("gap_count"):
+        silent = ", ".join(f"{gap['house']}/{gap['signal']} since {gap['since']}" for gap in health["gaps"][:5])
+        lines.append(f"silent   {health['gap_count']} sensors: {silent}")
+    for house, shown in health.get("houses", {}).items():
+        flock = f"flock {shown['flock']}, day {shown['day_number']}" if shown["flock"] else "no flock"
+        last = shown["last_reading_at"] or "no reading since the start"
+        lines.append(f"house    {house}: {shown['state']}, {flock}, last reading {last}")
+    lines += [f"warning  {line}" for line in warning_lines(value["warnings"])]
+    return lines
+
+
+def _broker(broker: Mapping[str, Any]) -> str:
+    if not broker:
+        return "unknown"
+    state = "connected" if broker["connected"] else f"not connected: {broker['last_error']}"
+    return f"{state}; {broker['received']:,} messages, {broker['connects']} connections"
+
+
+def _unsealed(unsealed: Mapping[str, int] | None) -> str:
+    if unsealed is None:
+        return "never sealed: `flockwatch sync` has not run here"
+    return ", ".join(f"{unsealed[stream]:,} {stream}" for stream in _WATCHED) + " not sealed yet"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count:,}" for reason, count in sorted(counts.items(), key=lambda item: -item[1])[:5])
+
+
+def warning_lines(values: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return warnings for people, one a line."""
+    if not values:
+        return ["none stands"]
+    return [
+        f"{Severity(w['severity']).name.lower():8} {w['state']:12} {w['house']} {w['rule']}: {w['text']}"
+        for w in values
+    ]
+
+
+def flock_lines(values: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return flocks for people, one a line."""
+    lines = [
+        f"{v['house']}  {v['flock']}  {v['state']}  placed {v['placed_on']}, {v['birds_placed'] or '?'} birds"
+        + (f", {v['thinned_birds']} thinned" if v["thinned_birds"] else "")
+        + (f", ended {v['ended_at']}" if v["ended_at"] else f", planned end {v['planned_end_on'] or 'unknown'}")
+        for v in values
+    ]
+    return lines or ["no flock was ever placed"]

@@ -1,0 +1,294 @@
+"""The agent's own verbs: what each takes, and what it does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import uuid
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.clock import SimulatedClock, SystemClock
+from agent.config import load_config
+from agent.errors import BrokerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent.cli import Subparsers
+    from agent.clock import Clock
+    from agent.config import Config
+
+ANSWER_WITHIN_S = 5.0
+
+
+def add_verbs(subparsers: Subparsers) -> None:
+    """Add the parsers of the agent's verbs."""
+    agent = _verb(subparsers, "agent", "run the agent: ingest, store, judge, warn", _agent)
+    agent.add_argument("--simulated-clock", metavar="START,REAL_EPOCH,SPEED", help="run on an accelerated clock")
+    check = _verb(subparsers, "check", "validate configuration, models, broker and cloud; one line per finding", _check)
+    check.add_argument("--json", action="store_true", help="print JSON")
+    status = _verb(subparsers, "status", "show how the agent is, from its database", _status)
+    status.add_argument("--json", action="store_true", help="print JSON")
+    _add_replay(subparsers)
+    _add_flock(subparsers)
+    _add_warning(subparsers)
+    _add_model(subparsers)
+
+
+def _verb(
+    subparsers: Subparsers, name: str, text: str, run: Callable[[argparse.Namespace], int], *, config: bool = True
+) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    if config:
+        add_config(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``, which every verb that works on an installation takes."""
+    parser.add_argument("--config", type=Path, metavar="agent.toml", help="the configuration (default: built in)")
+
+
+def clock_of(arguments: argparse.Namespace, config: Config) -> Clock:
+    """Return the clock that was asked for, or the one that the data directory remembers; it is remembered from now on.
+
+    Raises:
+        UsageError: ``--simulated-clock`` has another form.
+    """
+    told: str | None = getattr(arguments, "simulated_clock", None)
+    remembered = config.data.clock_file
+    if told is not None:
+        clock = SimulatedClock.parse(told)
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        remembered.write_text(str(clock) + "\n", encoding="utf-8")
+        return clock
+    if remembered.exists():
+        return SimulatedClock.parse(remembered.read_text(encoding="utf-8").strip())
+    return SystemClock()
+
+
+# --- agent, check, status ---------------------------------------------------------------------------------------------
+
+
+def _agent(arguments: argparse.Namespace) -> int:
+    from agent import daemon  # noqa: PLC0415  # onnxruntime and paho: only the agent itself pays for them
+    from agent.logs import log_to_stderr  # noqa: PLC0415
+
+    config = load_config(arguments.config)
+    log_to_stderr()
+    return daemon.run(config, clock_of(arguments, config))
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from agent.check import check  # noqa: PLC0415  # as above
+
+    findings = check(arguments.config, lambda config: clock_of(arguments, config))
+    if arguments.json:
+        print(json.dumps([finding.value() for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            print(finding)
+    return 1 if any(finding.is_bad for finding in findings) else 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from agent.status import status_lines, status_value  # noqa: PLC0415  # as above
+
+    value = status_value(load_config(arguments.config))
+    if arguments.json:
+        print(json.dumps(value, indent=2))
+    else:
+        print("\n".join(status_lines(value)))
+    return 0
+
+
+# --- replay -----------------------------------------------------------------------------------------------------------
+
+
+def _add_replay(subparsers: Subparsers) -> None:
+    replay = _verb(
+        subparsers, "replay", "play recorded data through the same judgement as live, as fast as it goes", _replay
+    )
+    replay.add_argument("--readings", type=Path, required=True, metavar="R.csv", help="at,house,signal,value")
+    replay.add_argument("--flocks", type=Path, required=True, metavar="F.csv", help="the flocks, with their truth")
+    replay.add_argument("--events", type=Path, metavar="E.csv", help="flock commands: at,house,command")
+    replay.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
+    replay.add_argument("--bundles", type=Path, metavar="DIR", help="model bundles (default: those shipped)")
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    from agent.bundles import load_bundles, shipped_directory  # noqa: PLC0415  # as above
+    from agent.predict import Predictor  # noqa: PLC0415
+    from agent.replay import replay  # noqa: PLC0415
+
+    config = load_config(arguments.config)
+    directory = arguments.bundles or config.models.directory or shipped_directory()
+    predictor = Predictor.load(load_bundles(directory, config.models.use), config.site.days, config.models.threads)
+    for refused in predictor.refused:
+        print(f"flockwatch: {refused.bundle} is left out: {refused.reason}", file=sys.stderr)
+    summary = replay(config, predictor, arguments.readings, arguments.flocks, arguments.events, arguments.out)
+    print(summary)
+    return 1 if predictor.refused else 0
+
+
+# --- flock ------------------------------------------------------------------------------------------------------------
+
+
+def _add_flock(subparsers: Subparsers) -> None:
+    flock = subparsers.add_parser("flock", help="tell the agent about flocks, or list them")
+    actions = flock.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def action(name: str, text: str) -> argparse.ArgumentParser:
+        parser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        add_config(parser)
+        parser.add_argument("house", help="the house's id")
+        parser.add_argument("--flock", help="the flock's id (default: the current one; at placement: its date)")
+        parser.add_argument("--by", help="who says so")
+        parser.set_defaults(run=_flock_command)
+        return parser
+
+    place = action("place", "birds were placed, or correct the facts of the current flock")
+    place.add_argument("--placed-on", type=_date, help="the day of placement (default: today)")
+    place.add_argument("--birds", dest="birds_placed", type=int, help="how many")
+    place.add_argument("--strain", help="ross308, cobb500")
+    place.add_argument("--sex", choices=("mixed", "male", "female"))
+    place.add_argument("--parent-age-weeks", type=float)
+    place.add_argument("--planned-end-on", type=_date, help="the planned slaughter day")
+    record = action("record", "the dead and culled birds of one day")
+    record.add_argument("--date", type=_date, help="the farm date (default: today)")
+    record.add_argument("--dead", type=int, required=True)
+    record.add_argument("--culled", type=int, default=0)
+    thin = action("thin", "birds were taken out alive, the rest stay")
+    thin.add_argument("--birds", type=int, required=True)
+    thin.add_argument("--at", type=_instant, help="when (default: now)")
+    state = action("state", "what goes on in the house")
+    state.add_argument("state", choices=("empty", "preheat", "active", "catching", "thinned", "washing"))
+    end = action("end", "the birds are gone")
+    end.add_argument("--at", type=_instant, help="when (default: now)")
+    end.add_argument("--slaughter-weight-g", type=float, help="the mean live weight at slaughter")
+    listing = actions.add_parser("list", help="list the flocks")
+    add_config(listing)
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=_flock_list)
+
+
+_NOT_SENT = {"verb", "config", "house", "run", "json"}
+
+
+def _flock_command(arguments: argparse.Namespace) -> int:
+    from agent.bus import ask  # noqa: PLC0415  # as above
+    from agent.commands import parse_flock_command  # noqa: PLC0415
+
+    config = load_config(arguments.config)
+    said = {key: value for key, value in vars(arguments).items() if key not in _NOT_SENT and value is not None}
+    command = json.dumps({"id": uuid.uuid4().hex, **said}, default=lambda value: value.isoformat())
+    asked = parse_flock_command(command)  # what is wrong is said here, not by a queued command hours later
+    root = f"{config.mqtt.topic_prefix}/{config.site.id}/{arguments.house}/flock"
+    try:
+        answer = ask(
+            config.mqtt,
+            f"flockwatch-cli-{uuid.uuid4().hex[:12]}",
+            f"{root}/command",
+            command.encode(),
+            answer_topic=f"{root}/response",
+            is_answer=lambda payload: json.loads(payload).get("id") == asked.id,
+            timeout_s=ANSWER_WITHIN_S,
+        )
+    except BrokerError as e:
+        message = f"no broker, nothing done: {e}"
+        raise BrokerError(message) from e
+    if answer is None:
+        print("queued, the agent is not running: the broker gives it the command when it is back", file=sys.stderr)
+        return 1
+    value = json.loads(answer)
+    if not value["ok"]:
+        print(f"flockwatch: {arguments.house}: {value['error']}", file=sys.stderr)
+        return 1
+    flock = f", flock {value['flock']}" if value.get("flock") else ""
+    print(f"{arguments.house}: {value['done']} done; the house is {value['state']}{flock}")
+    return 0
+
+
+def _flock_list(arguments: argparse.Namespace) -> int:
+    from agent.status import flock_lines, flock_values  # noqa: PLC0415  # as above
+
+    values = flock_values(load_config(arguments.config))
+    print(json.dumps(values, indent=2) if arguments.json else "\n".join(flock_lines(values)))
+    return 0
+
+
+# --- warning, model ---------------------------------------------------------------------------------------------------
+
+
+def _add_warning(subparsers: Subparsers) -> None:
+    warning = subparsers.add_parser("warning", help="look at the warnings that stand")
+    actions = warning.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="list the warnings that stand")
+    add_config(listing)
+    listing.add_argument("--all", action="store_true", help="also the latest of each rule that is over")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(run=_warning_list)
+
+
+def _warning_list(arguments: argparse.Namespace) -> int:
+    from agent.status import warning_lines, warning_values  # noqa: PLC0415  # as above
+
+    values = warning_values(load_config(arguments.config), everything=arguments.all)
+    print(json.dumps(values, indent=2) if arguments.json else "\n".join(warning_lines(values)))
+    return 0
+
+
+def _add_model(subparsers: Subparsers) -> None:
+    model = subparsers.add_parser("model", help="look at model bundles")
+    actions = model.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="list the bundles that the configuration uses")
+    add_config(listing)
+    listing.set_defaults(run=_model_list)
+    check = actions.add_parser("check", help="check a bundle: files, hash, shapes, self-test")
+    check.add_argument("directory", type=Path, metavar="DIR")
+    check.set_defaults(run=_model_check)
+
+
+def _model_list(arguments: argparse.Namespace) -> int:
+    from agent.bundles import load_bundles, shipped_directory  # noqa: PLC0415  # as above
+
+    config = load_config(arguments.config)
+    for bundle in load_bundles(config.models.directory or shipped_directory(), config.models.use):
+        print(f"{bundle}\t{bundle.manifest.task}\t{bundle.manifest.licence}\t{bundle.directory}")
+    return 0
+
+
+def _model_check(arguments: argparse.Namespace) -> int:
+    from agent.bundles import load_bundle  # noqa: PLC0415  # as above
+    from agent.predict import Model  # noqa: PLC0415
+
+    model = Model(load_bundle(arguments.directory))
+    print(f"{model}: fine; hash, shapes and self-test are right")
+    return 0
+
+
+# --- words to values --------------------------------------------------------------------------------------------------
+
+
+def _date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError as e:
+        message = f"{text!r} is no date; write it as 2026-11-22"
+        raise argparse.ArgumentTypeError(message) from e
+
+
+def _instant(text: str) -> datetime:
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as e:
+        message = f"{text!r} is no time; write it as 2026-11-22T14:30:00Z"
+        raise argparse.ArgumentTypeError(message) from e
+    if at.tzinfo is None:
+        message = f"{text!r} has no zone; end it in Z or +01:00"
+        raise argparse.ArgumentTypeError(message)
+    return at

@@ -1,0 +1,689 @@
+"""HouseWatch: everything about one house, and no I/O. Readings in, outcomes out; live and in replay alike.
+
+It advances on a fixed grid of event time. At each grid instant ``judge_instant`` asks it for the models' inputs
+(``features``), runs the models for all houses together, and hands their results back (``judge``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from agent import flock as flock_life
+from agent import judge as judging
+from agent.commands import Acknowledge, Shelve
+from agent.domain import (
+    PUBLISHED_STATES,
+    Evidence,
+    Prediction,
+    Quality,
+    Reason,
+    SeriesKey,
+    Severity,
+    Standing,
+    WarningEvent,
+    WarningState,
+    from_ms,
+    to_ms,
+)
+from agent.errors import InputError
+from agent.explain import direction_of, explain
+from agent.flock import HouseLife, day_number
+from agent.manifest import Judge, horizon_s
+from agent.rules import KINDS, kind_of, rule_by_default, rule_of
+from agent.signals import base_of
+from agent.strains import strain_of
+from agent.window import Bucket, FlockContext, Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from agent.clock import FarmDays
+    from agent.commands import FlockCommand, WarningCommand
+    from agent.config import RuleOverride
+    from agent.domain import Flock, FlockChange, WarningRule
+    from agent.manifest import Feature, Manifest, Output
+    from agent.predict import Due, Predictor
+    from agent.readings import Readings
+    from agent.signals import Signal
+    from agent.window import HouseInputs, Measured
+
+    BucketRow = tuple[str, str, int, int, int, float, float, float, float]
+
+GRID = timedelta(minutes=10)
+"""The step of event time: fine enough to find a stopped flow within the hour, coarse enough for a small gateway."""
+
+FAST = timedelta(hours=6)
+"""An expectation over less than this is judged as a deviation, over more as a trend."""
+
+HOLD = {"deviation": timedelta(days=2), "trend": timedelta(days=4)}
+"""How long models look at the course before a warning instead of at the fault; after that the new course is normal."""
+
+SEEN_WITHIN = timedelta(days=2)
+"""A sensor that has been silent for longer is gone, not missing: its warning has stood for two days."""
+
+SHORTEST_INTERVAL_S = 100.0
+"""Sensors that report every second may well pause for a few minutes: they are taken as slower ones here."""
+
+SILENCE_S = 5.0
+"""Silence counts only if it has also lasted this long in real time: on an accelerated farm ten minutes are a blink."""
+
+MORTALITY_FACTOR = 3.0
+"""An outbreak is at least so many times the median of the seven days before it."""
+
+SEVERITY_STEPS = ((3.0, 2), (2.0, 1))
+"""A score of 2 thresholds is one step worse than the rule's own severity, 3 two steps; never above MAJOR by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one judgement of one house brought; everything in it is recorded in one transaction."""
+
+    house: str
+    at: datetime
+    warnings: tuple[WarningEvent, ...] = ()
+    standings: tuple[Standing, ...] = ()  # those that changed, as they are now
+    predictions: tuple[Prediction, ...] = ()
+    changes: tuple[FlockChange, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HouseResult:
+    """What one run of one bundle said about one house.
+
+    ``outputs``: by the output's name an array of the manifest's inner shape, for quantiles [horizons, quantiles].
+    ``horizon`` is the one that the run was made for where the model expects, None where it predicts from now on.
+    """
+
+    manifest: Manifest
+    horizon: str | None
+    outputs: Mapping[str, NDArray[np.float64]]
+    coverage: float
+
+
+@dataclass(slots=True)
+class _Sensor:
+    """The last that was heard of one sensor."""
+
+    last_ms: int
+    monotonic: float
+    quality: Quality
+    value: float
+    bad_since_ms: int | None = None  # since when its quality has been what it is now, where that is not good
+
+
+class HouseWatch:
+    """One house: its windows, its flock, where its warnings stand. Time is an argument; nothing waits or writes."""
+
+    def __init__(
+        self,
+        house: str,
+        *,
+        signal: Callable[[SeriesKey], Signal],
+        days: FarmDays,
+        manifests: Sequence[Manifest],
+        overrides: Mapping[str, RuleOverride],
+        rhythm_s: Callable[[SeriesKey], float | None],
+        started_monotonic: float,
+    ) -> None:
+        self.house = house
+        self.days = days
+        self.life = HouseLife()
+        self.standings: dict[str, Standing] = {}
+        self._overrides = overrides
+        self._rhythm_s = rhythm_s
+        self._signal = signal
+        self._modelled = frozenset(name for manifest in manifests for name in modelled_rules(manifest.output))
+        needed = {*_DEATHS, *(name for manifest in manifests for name in manifest.signals)}
+        self.window = Window(house, {name: signal(SeriesKey(house, name)) for name in needed}, days)
+        self._sensors: dict[str, _Sensor] = {}
+        self._heard_monotonic = started_monotonic
+        self._watermark_ms = 0
+        self._rules: dict[str, WarningRule | None] = {}
+        self._judged: dict[tuple[str, str, str], _Judged] = {}
+        self._losses: list[tuple[date, float]] = []  # dead and culled by farm date, as far as known
+        self._removed: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None  # made when it is asked for
+        self._fresh = False
+
+    # --- what comes in
+
+    def restore(
+        self,
+        life: HouseLife,
+        standings: Iterable[Standing],
+        buckets: Iterable[BucketRow],
+        rhythms_s: Mapping[str, float],
+    ) -> None:
+        """Take back what was known before a restart; readings newer than the buckets are observed again afterwards."""
+        self.life = life
+        self.standings = {standing.rule: standing for standing in standings}
+        self.window.load((Bucket(*bucket) for bucket in buckets), rhythms_s)
+
+    def observe(self, readings: Readings, monotonic: float) -> None:
+        """Take what is this house's; ``monotonic`` is the real time of their arrival."""
+        mine = [number for number, key in enumerate(readings.keys) if key.house == self.house]
+        if not mine:
+            return
+        if len(mine) < len(readings.keys):
+            readings = readings.take(np.isin(readings.key, mine))
+        if not len(readings):
+            return
+        self.window.add(readings)
+        self._heard_monotonic = monotonic
+        self._fresh = True
+        for key, indices in readings.by_series():
+            newest = int(indices[np.argmax(readings.at_ms[indices])])
+            self._hear(key.signal, readings, newest, monotonic)
+        if any(base_of(readings.keys[number].signal) in _DEATHS for number in mine):
+            self._removed = None
+
+    def _hear(self, signal: str, readings: Readings, newest: int, monotonic: float) -> None:
+        at_ms = int(readings.at_ms[newest])
+        self._watermark_ms = max(self._watermark_ms, at_ms)
+        quality, value = Quality(int(readings.quality[newest])), float(readings.value[newest])
+        sensor = self._sensors.get(signal)
+        if sensor is None:
+            sensor = self._sensors[signal] = _Sensor(at_ms, monotonic, quality, value)
+            sensor.bad_since_ms = None if quality is Quality.GOOD else at_ms
+            return
+        sensor.monotonic = monotonic
+        if at_ms < sensor.last_ms:
+            return
+        if quality is not sensor.quality:
+            sensor.bad_since_ms = None if quality is Quality.GOOD else at_ms
+        sensor.last_ms, sensor.quality, sensor.value = at_ms, quality, value
+
+    def apply(self, command: FlockCommand, at: datetime) -> FlockChange:
+        """Do a flock command.
+
+        Raises:
+            InputError: it cannot be done now; the message says why.
+        """
+        change = flock_life.apply(self.house, self.life, command, at, self.days)
+        self._take(change)
+        return change
+
+    def _take(self, change: FlockChange) -> None:
+        self.life = self.life.after(change)
+        self._removed = None
+        self._fresh = True
+
+    def is_ready(self, at: datetime, monotonic: float) -> bool:
+        """Tell whether ``at`` may be judged: readings have passed it, or there was real silence."""
+        return self._watermark_ms >= to_ms(at) or monotonic - self._heard_monotonic >= SILENCE_S
+
+    def matters(self, at: datetime) -> bool:
+        """Tell whether anything can have changed since the last judgement: a replay skips what does not matter."""
+        if self._fresh or self.days.date_of(at) != self.days.date_of(at - GRID):
+            return True
+        if any(standing.state in _MOVING for standing in self.standings.values()):
+            return True
+        return any(
+            (to_ms(at) - sensor.last_ms) / 1000 >= KINDS["missing"].threshold * (self._interval_s(name) or float("inf"))
+            for name, sensor in self._sensors.items()
+        )
+
+    # --- the models' inputs
+
+    def features(self, due: Due, at: datetime) -> list[tuple[str | None, HouseInputs]]:
+        """Return the inputs of a model for this house at ``at``, one for each horizon that it is judged by.
+
+        A model that expects is run with its window ended one horizon ago, so that what was measured since can be held
+        against it: nothing has to be remembered from one run to the next. Without a flock there is nothing to feed.
+        """
+        flock = self.life.flock
+        if flock is None or day_number(flock, at, self.days) < 0:
+            return []
+        context = self._context(flock)
+        specs = due.model.manifest.input
+        if due.model.manifest.task != "expect":
+            return [(None, self.window.inputs(specs, at, context, self._masks(at, timedelta(0))))]
+        inputs: list[tuple[str | None, HouseInputs]] = []
+        for horizon in dict.fromkeys(horizon for output in due.outputs for horizon in output.horizons):
+            back = timedelta(seconds=horizon_s(horizon) or 0)
+            inputs.append((horizon, self.window.inputs(specs, at - back, context, self._masks(at, back))))
+        return inputs
+
+    def _masks(self, at: datetime, back: timedelta) -> dict[str, datetime]:
+        """Return since when each signal is out of its course: the model must not learn the fault as the normal."""
+        masks: dict[str, datetime] = {}
+        for standing in self.standings.values():
+            hold = HOLD.get(kind_of(standing.rule))
+            if hold is None or standing.since is None or standing.state not in _OUT_OF_COURSE:
+                continue
+            if at - standing.since > hold:
+                continue
+            signal = base_of(standing.rule.partition("-")[2])
+            began = standing.since - (back or GRID)
+            masks[signal] = min(masks.get(signal, began), began)
+        return masks
+
+    def _context(self, flock: Flock) -> FlockContext:
+        """Return what the features need to know of the flock: facts, and how many birds left when."""
+        if self._removed is None:
+            self._removed = self._count_removed(flock)
+        end = flock.planned_end_on
+        return FlockContext(
+            placed_at_ms=to_ms(self.days.start_of(flock.placed_on)),
+            strain=strain_of(flock.strain),
+            birds_placed=flock.birds_placed,
+            sex=flock.sex,
+            parent_age_weeks=flock.parent_age_weeks,
+            slaughter_at_ms=None if end is None else to_ms(self.days.start_of(end)),
+            removed_at_ms=self._removed[0],
+            removed=self._removed[1],
+        )
+
+    def _count_removed(self, flock: Flock) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return when birds died, were culled or thinned, and how many were gone by then; what people told wins."""
+        told = {day: float(dead + culled) for day, dead, culled in flock.recorded}
+        counted = dict(self.window.day_totals(_DEATHS, flock.placed_on))
+        self._losses = sorted({**counted, **told}.items())
+        gone = [(to_ms(self.days.start_of(day + timedelta(days=1))), birds) for day, birds in self._losses]
+        gone += [(to_ms(at), float(birds)) for at, birds in flock.thinned]
+        gone.sort()
+        times = np.array([at_ms for at_ms, _ in gone], np.int64)
+        return times, np.cumsum(np.array([birds for _, birds in gone], np.float64))
+
+    # --- the judgement
+
+    def judge(
+        self, results: Sequence[HouseResult], at: datetime, monotonic: float, turn: Collection[str] = ()
+    ) -> Outcome:
+        """Return what the models' results and the sensors' silence mean at ``at``.
+
+        Args:
+            results: What the models said of this house.
+            at: The grid instant, event time.
+            monotonic: Real time: silence must have lasted in it, too.
+            turn: The rules whose models were due; those of other models are left as they are.
+        """
+        self._fresh = False
+        changes = []
+        settled = flock_life.settle(self.house, self.life, at)
+        if settled is not None:
+            self._take(settled)
+            changes.append(settled)
+        evidence = {**self._expectations(results, at), **self._mortality(at), **self._sensors_evidence(at, monotonic)}
+        events: list[WarningEvent] = []
+        changed: list[Standing] = []
+        for name in dict.fromkeys((*evidence, *self.standings)):
+            before = self.standings.get(name) or Standing(name, self.house)
+            after, reason = self._judge_one(name, before, evidence.get(name), at, turn)
+            if after == before:
+                continue
+            self.standings[name] = after
+            if reason is not None:
+                changed.append(after)
+                events.append(self._event(after, before.state, reason, at))
+        predictions = self._predictions(results, at)
+        return Outcome(self.house, at, tuple(events), tuple(changed), tuple(predictions), tuple(changes))
+
+    def _judge_one(
+        self, name: str, before: Standing, evidence: Evidence | None, at: datetime, turn: Collection[str]
+    ) -> tuple[Standing, Reason | None]:
+        rule = self._rule(name)
+        if rule is None:
+            return judging.clear(before, at, Reason.RULE_REMOVED) or (before, None)
+        if evidence is None:
+            if name in self._modelled and name not in turn:
+                return before, None
+            evidence = Evidence(None, why="nothing measured it")
+        after, reason = judging.judge(rule, before, evidence, at, applies=self._applies(rule, at))
+        if reason is not None and self.life.flock is not None:
+            after = replace(after, flock=after.flock or self.life.flock.flock)
+        return after, reason
+
+    def _applies(self, rule: WarningRule, at: datetime) -> bool:
+        if self.life.state not in rule.states:
+            return False
+        flock = self.life.flock
+        return rule.first_day == 0 or (flock is not None and day_number(flock, at, self.days) >= rule.first_day)
+
+    def _rule(self, name: str) -> WarningRule | None:
+        if name not in self._rules:
+            self._rules[name] = rule_of(name, self._overrides)
+        return self._rules[name]
+
+    def _unit(self, name: str) -> str | None:
+        return self._signal(SeriesKey(self.house, name)).unit
+
+    # --- evidence
+
+    def _expectations(self, results: Sequence[HouseResult], at: datetime) -> dict[str, Evidence]:
+        """Return what the models expected against what was measured, one evidence for each rule of theirs."""
+        evidence: dict[str, Evidence] = {}
+        flock = self.life.flock
+        if flock is None:
+            return evidence
+        context = self._context(flock)
+        for result in results:
+            if result.horizon is None:
+                continue
+            length_s = horizon_s(result.horizon) or 0
+            outputs = self._judged_outputs(result.manifest, result.horizon)
+            measured = self.window.measure(outputs.features, length_s, at, context)
+            for output, feature, actual in zip(outputs.outputs, outputs.features, measured, strict=True):
+                name = f"{_kind_of_horizon(length_s)}-{feature.signal}"
+                quantiles = result.outputs[output.name][output.horizons.index(result.horizon)]
+                scale = self._scale(feature, context, at)
+                evidence[name] = self._held_against(name, output, feature, quantiles, actual, scale, result)
+        return evidence
+
+    def _judged_outputs(self, manifest: Manifest, horizon: str) -> _Judged:
+        """Return a model's outputs for ``horizon``; the same object each time, as the window's plans hang on it."""
+        key = (manifest.name, manifest.version, horizon)
+        judged = self._judged.get(key)
+        if judged is None:
+            outputs = tuple(o for o in manifest.output if o.of is not None and horizon in o.horizons)
+            judged = self._judged[key] = _Judged(outputs, tuple(o.of for o in outputs if o.of is not None))
+        return judged
+
+    def _scale(self, feature: Feature, context: FlockContext, at: datetime) -> float:
+        """Return what turns a figure per bird into one of the house, for people; 1 where that is not known."""
+        if feature.per == "live_bird":
+            live = float(context.live_at(np.array([to_ms(at)], np.int64))[0])
+            return live if np.isfinite(live) else 1.0
+        return float(context.birds_placed or 1) if feature.per == "bird_placed" else 1.0
+
+    def _held_against(
+        self,
+        name: str,
+        output: Output,
+        feature: Feature,
+        quantiles: NDArray[np.float64],
+        actual: Measured,
+        scale: float,
+        result: HouseResult,
+    ) -> Evidence:
+        """Return the evidence of one measured value against one expectation."""
+        low, middle, high = (float(quantiles[output.quantiles.index(q)]) for q in (0.1, 0.5, 0.9))
+        rule = self._rule(name)
+        common = Evidence(
+            score=None,
+            expected=middle * scale,
+            low=low * scale,
+            high=high * scale,
+            unit=self._unit(feature.signal),
+            coverage=min(actual.coverage, result.coverage) if result.coverage else actual.coverage,
+            model=result.manifest.name,
+            model_version=result.manifest.version,
+        )
+        if not np.isfinite(actual.value):
+            return replace(common, why=f"only {actual.coverage:.0%} of it was measured")
+        limits = output.judge or _DEFAULT_JUDGE
+        off = actual.value - middle
+        half = max((middle - low) if off < 0 else (high - middle), limits.floor, _SMALLEST_HALF_BAND)
+        limit = (limits.low if off < 0 else limits.high) * (rule.threshold if rule else 1.0)
+        score = abs(off) / half / limit
+        return replace(common, score=score, actual=actual.value * scale, severity=_severity_of(score, rule))
+
+    def _mortality(self, at: datetime) -> dict[str, Evidence]:
+        """Return the day's losses against the threshold and against the days before."""
+        flock = self.life.flock
+        rule = self._rule("mortality")
+        if flock is None or rule is None or flock.birds_placed is None:
+            return {}
+        context = self._context(flock)
+        today = self.days.date_of(at)
+        known = [(day, birds) for day, birds in self._losses if day <= today]
+        if not known or known[-1][0] < today - timedelta(days=1):
+            return {"mortality": Evidence(None, why="nobody told of dead birds")} if known else {}
+        live = float(context.live_at(np.array([to_ms(at)], np.int64))[0])
+        before = [birds for day, birds in known[:-1] if day >= known[-1][0] - timedelta(days=7)]
+        if len(before) < _DAYS_FOR_A_MEDIAN or not np.isfinite(live):
+            return {"mortality": Evidence(None, why="too few days to compare with")}
+        usual = max(float(np.median(before)), _SMALLEST_USUAL_LOSS * live)
+        birds = known[-1][1]
+        score = min(birds / (rule.threshold * live), birds / (MORTALITY_FACTOR * usual))
+        return {
+            "mortality": Evidence(
+                score,
+                actual=birds,
+                expected=usual,
+                high=max(rule.threshold * live, MORTALITY_FACTOR * usual),
+                low=0.0,
+                unit="birds",
+                severity=_severity_of(score, rule),
+            )
+        }
+
+    def _sensors_evidence(self, at: datetime, monotonic: float) -> dict[str, Evidence]:
+        """Return which sensors are silent or stuck; where all are silent, only that."""
+        evidence: dict[str, Evidence] = {}
+        oldest_ms = to_ms(at - SEEN_WITHIN)
+        self._sensors = {name: sensor for name, sensor in self._sensors.items() if sensor.last_ms >= oldest_ms}
+        if not self._sensors:
+            return {}
+        waited = monotonic - self._heard_monotonic >= SILENCE_S
+        usual = [interval_s for name in self._sensors if (interval_s := self._interval_s(name)) is not None]
+        if not usual:
+            return {}
+        house = self._silence_evidence("silent", self._watermark_ms, min(usual), at)
+        is_silent = waited and (house.score or 0.0) >= 1
+        evidence["silent"] = house if waited else Evidence(0.0)
+        for name, sensor in self._sensors.items():
+            evidence[f"missing-{name}"] = self._missing(name, sensor, at, monotonic, whole_house=is_silent)
+            evidence[f"stuck-{name}"] = self._stuck(name, sensor)
+        return {name: found for name, found in evidence.items() if name in self.standings or found.score}
+
+    def _missing(self, name: str, sensor: _Sensor, at: datetime, monotonic: float, *, whole_house: bool) -> Evidence:
+        """Return how silent one sensor is; a sensor of a silent house is not missing by itself."""
+        interval_s = self._interval_s(name)
+        if whole_house or interval_s is None or monotonic - sensor.monotonic < SILENCE_S:
+            return Evidence(0.0)
+        return self._silence_evidence(f"missing-{name}", sensor.last_ms, interval_s, at)
+
+    def _stuck(self, name: str, sensor: _Sensor) -> Evidence:
+        if sensor.quality is not Quality.STUCK or sensor.bad_since_ms is None:
+            return Evidence(0.0)
+        return Evidence(1.0, actual=sensor.value, unit=self._unit(name), since=from_ms(sensor.bad_since_ms))
+
+    def _interval_s(self, name: str) -> float | None:
+        """Return the seconds after which a sensor's next reading is due; None where that is not known.
+
+        Fast sensors may well pause for a while. What people tell once a day is no sensor.
+        """
+        rhythm_s = None if base_of(name) in _DEATHS else self._rhythm_s(SeriesKey(self.house, name))
+        return None if rhythm_s is None else max(rhythm_s, SHORTEST_INTERVAL_S)
+
+    def _silence_evidence(self, rule_name: str, last_ms: int, interval_s: float, at: datetime) -> Evidence:
+        """Return a silence in multiples of the rule's threshold; short of it nothing is worth telling."""
+        rule = self._rule(rule_name)
+        silent_s = (to_ms(at) - last_ms) / 1000
+        score = silent_s / (interval_s * (rule.threshold if rule else 1.0))
+        return Evidence(score if score >= 1 else 0.0, actual=silent_s, unit="s", since=from_ms(last_ms))
+
+    # --- what goes out
+
+    def _predictions(self, results: Sequence[HouseResult], at: datetime) -> list[Prediction]:
+        """Return the quantiles of what is predicted, as rows."""
+        flock = self.life.flock
+        if flock is None:
+            return []
+        predictions = []
+        for result in results:
+            if result.horizon is not None:
+                continue
+            manifest = result.manifest
+            for output in manifest.output:
+                if output.meaning != "quantiles":
+                    continue
+                for horizon, quantiles in zip(output.horizons, result.outputs[output.name], strict=True):
+                    target_at = self._target_at(horizon, flock, at)
+                    if target_at is None or not np.isfinite(quantiles).all():
+                        continue
+                    p10, p50, p90 = (float(quantiles[output.quantiles.index(q)]) for q in (0.1, 0.5, 0.9))
+                    predictions.append(
+                        Prediction(
+                            house=self.house,
+                            flock=flock.flock,
+                            made_at=at,
+                            day_number=day_number(flock, at, self.days),
+                            target=output.target,
+                            target_at=target_at,
+                            horizon=horizon,
+                            p10=p10,
+                            p50=p50,
+                            p90=p90,
+                            model=manifest.name,
+                            model_version=manifest.version,
+                            coverage=result.coverage,
+                        )
+                    )
+        return predictions
+
+    def _target_at(self, horizon: str, flock: Flock, at: datetime) -> datetime | None:
+        """Return when a prediction will be true; None where the slaughter day is unknown or over."""
+        if horizon != "slaughter":
+            return at + timedelta(seconds=horizon_s(horizon) or 0)
+        if flock.planned_end_on is None or self.days.date_of(at) > flock.planned_end_on:
+            return None
+        return self.days.start_of(flock.planned_end_on)
+
+    def _event(self, standing: Standing, before: WarningState, reason: Reason, at: datetime) -> WarningEvent:
+        """Return a transition with its words."""
+        name = standing.rule
+        rule = self._rule(name) or rule_by_default(name)
+        flock = self.life.flock
+        age = self.day_number(at)
+        where = self.house if flock is None else f"{self.house}, flock {flock.flock}, day {age}"
+        since = (standing.since or at).astimezone(self.days.zone)
+        when = f"{since:%H:%M}" if at - (standing.since or at) < timedelta(hours=20) else f"{since:%H:%M on %-d %B}"
+        words = explain(rule, standing, self._also(name), where, when)
+        return WarningEvent(
+            at=at,
+            before=before,
+            standing=standing,
+            reason=reason,
+            about=rule.about,
+            signal=rule.signal,
+            day_number=age,
+            text=words.text,
+            causes=words.causes,
+            check_first=words.check_first,
+        )
+
+    def _also(self, name: str) -> dict[str, int]:
+        """Return the other signals that are out of their course now, each with its direction."""
+        also: dict[str, int] = {}
+        for standing in self.standings.values():
+            if standing.rule == name or standing.state not in _OUT_OF_COURSE or standing.evidence is None:
+                continue
+            if kind_of(standing.rule) in _MODELLED:
+                also[base_of(standing.rule.partition("-")[2])] = direction_of(standing.evidence)
+            elif standing.rule == "mortality":
+                also["dead"] = 1
+        return also
+
+    def shown(self, at: datetime) -> list[WarningEvent]:
+        """Return every warning that is to be seen now, with its words as of ``at``."""
+        return [
+            self._event(standing, standing.state, standing.reason or Reason.LIMIT_CROSSED, at)
+            for standing in self.standings.values()
+            if standing.state in PUBLISHED_STATES
+        ]
+
+    def over(self, at: datetime) -> list[WarningEvent]:
+        """Return every rule that was once out of course and is not to be seen now."""
+        return [
+            self._event(standing, standing.state, standing.reason or Reason.BACK_IN_BAND, at)
+            for standing in self.standings.values()
+            if standing.state not in PUBLISHED_STATES
+        ]
+
+    def day_number(self, at: datetime) -> int | None:
+        """Return the flock's age in days at ``at``; None without a flock."""
+        return None if self.life.flock is None else day_number(self.life.flock, at, self.days)
+
+    def last_reading_at(self) -> datetime | None:
+        """Return the time of the newest reading of any sensor since the start; None where there was none."""
+        return from_ms(self._watermark_ms) if self._watermark_ms else None
+
+    def severity(self) -> Severity:
+        """Return the worst severity that stands and is not shelved."""
+        shown = (s.severity for s in self.standings.values() if s.state in _UNSHELVED)
+        return max(shown, default=Severity.NONE)
+
+    def command(self, rule: str, command: WarningCommand, at: datetime) -> WarningEvent:
+        """Do what somebody asked of one warning.
+
+        Raises:
+            InputError: there is nothing to do it to; the message says why.
+        """
+        before = self.standings.get(rule)
+        if before is None or before.state is WarningState.NORMAL:
+            message = f"no warning {rule!r} stands in {self.house}"
+            raise InputError(message)
+        if isinstance(command, Acknowledge):
+            moved = judging.acknowledge(before, at, command.by)
+        elif isinstance(command, Shelve):
+            moved = judging.shelve(before, at, command.for_s, command.by)
+        else:
+            moved = judging.unshelve(before, at, command.by)
+        if moved is None:
+            message = f"{rule!r} in {self.house} is {before.state}: it cannot be {command.action}d now"
+            raise InputError(message)
+        after, reason = moved
+        self.standings[rule] = after
+        return self._event(after, before.state, reason, at)
+
+
+_DEATHS = ("dead", "culled")
+_MODELLED = frozenset({"deviation", "trend"})
+_MOVING = frozenset(WarningState) - {WarningState.NORMAL}
+_OUT_OF_COURSE = frozenset({WarningState.PENDING, *PUBLISHED_STATES})
+_UNSHELVED = frozenset({WarningState.ACTIVE, WarningState.ACKNOWLEDGED})
+_DEFAULT_JUDGE = Judge(low=3.0, high=3.0)  # half bands; a manifest that was calibrated says its own
+_SMALLEST_HALF_BAND = 1e-9
+_DAYS_FOR_A_MEDIAN = 3
+_SMALLEST_USUAL_LOSS = 0.0002  # of the living birds a day: below that a single bird would be a multiple
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """The outputs of a bundle for one horizon, and the features that they expect, in the same order."""
+
+    outputs: tuple[Output, ...]
+    features: tuple[Feature, ...]
+
+
+def _kind_of_horizon(length_s: int) -> str:
+    return "deviation" if timedelta(seconds=length_s) <= FAST else "trend"
+
+
+def modelled_rules(outputs: Iterable[Output]) -> Iterator[str]:
+    """Yield the rules that the outputs of a model judge."""
+    for output in outputs:
+        if output.of is not None:
+            for horizon in output.horizons:
+                yield f"{_kind_of_horizon(horizon_s(horizon) or 0)}-{output.of.signal}"
+
+
+def _severity_of(score: float, rule: WarningRule | None) -> Severity | None:
+    if rule is None:
+        return None
+    worse = next((steps for limit, steps in SEVERITY_STEPS if score >= limit), 0)
+    return max(rule.severity, Severity(min(rule.severity + worse, Severity.MAJOR)))
+
+
+def judge_instant(watches: Sequence[HouseWatch], predictor: Predictor, at: datetime, monotonic: float) -> list[Outcome]:
+    """Run the models that are due at ``at`` for all houses together, and judge every house by what they said."""
+    results: dict[str, list[HouseResult]] = {watch.house: [] for watch in watches}
+    due_now = predictor.due(at)
+    for due in due_now:
+        asked = [(watch.house, horizon, inputs) for watch in watches for horizon, inputs in watch.features(due, at)]
+        if not asked:
+            continue
+        said = due.model.run([inputs.tensors for _, _, inputs in asked])
+        for number, (house, horizon, inputs) in enumerate(asked):
+            if said.set_aside[number] is None:
+                outputs = {name: values[number] for name, values in said.outputs.items()}
+                results[house].append(HouseResult(due.model.manifest, horizon, outputs, inputs.coverage))
+    turn = frozenset(name for due in due_now for name in modelled_rules(due.outputs))
+    return [watch.judge(results[watch.house], at, monotonic, turn) for watch in watches]

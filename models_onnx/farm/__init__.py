@@ -1,0 +1,1 @@
+"""The simulated farm: physics, birds, sensors and faults."""

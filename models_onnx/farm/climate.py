@@ -1,0 +1,246 @@
+"""The air in the houses: heat, moisture, carbon dioxide and ammonia balances, and the computer that controls it.
+
+One well-mixed volume of air and one mass (litter, floor) per house. Within a sub-step ventilation and heating stand
+still, so every balance is linear and is solved exactly: it cannot blow up, whatever the step.
+
+Sources: [S60] CIGR 2002 heat and moisture, Pedersen 2008 carbon dioxide; [S61] ammonia; [S51] Aviagen 2018 minimum
+ventilation; [S32] SKOV Viper set points and heat offset. Section numbers are the dossier's.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models_onnx.farm.arithmetic import limit, wander
+from models_onnx.farm.weather import humidity_pct, saturation_pa, vapour_g_m3
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+SUBSTEP_S = 200.0  # the controller looks about as often as the air of a full house is changed (2.9)
+OUTSIDE_CO2_PPM = 420.0
+AIR_J_M3K = 1_206.0  # 1.2 kg/m3 x 1005 J/(kg K)
+MIN_VENT_M3H_KG = 0.864  # x kg^0.75 per bird [S51]
+HEAT_W_KG = 10.62  # x kg^0.75 per bird [S60]
+EVAPORATION_KJ_KG = 2_501.0  # [S60]
+NH3_NEW_LITTER_G = 0.024  # per bird and day for every day of age, from day 6 on [S61]
+NH3_FIRST_DAY = 6.0
+NH3_G_M3_PPM = 0.70e-3  # of 1 ppm at 20 Cel (2.5)
+BURNER_CO2_M3_J = 0.118 / 3.6e6  # propane: 0.233 kg of CO2 per kWh, 1.98 kg/m3 (chemistry)
+BURNER_WATER_G_J = 140 / 3.6e6  # propane: 1.63 kg of water per kg, 11.6 kWh/kg at full heat (chemistry)
+
+SET_DAYS = (0, 1, 7, 14, 21, 28, 35, 42, 49)
+SET_CEL = np.array(
+    [
+        (34.0, 34.0, 30.0, 28.0, 26.0, 23.0, 21.0, 19.0, 19.0),  # SKOV Viper [S32]
+        (31.0, 30.6, 28.0, 27.0, 25.0, 24.0, 23.0, 22.0, 21.0),  # targets of a real house
+    ]
+)
+HEAT_OFFSET_CEL = (0.1, 0.1, 0.2, 0.5, 1.0, 1.0, 1.5, 2.0, 2.0)  # heating begins this much below [S32]
+SET_HUMIDITY = (50.0, 50.0, 50.0, 60.0, 65.0, 70.0, 77.0, 85.0, 85.0)  # [S32]
+EMPTY_CEL = 8.0  # frost guard of an empty house; assumed
+EMPTY_VENT_SHARE = 0.03  # doors and leaks of an empty house, of all fans; assumed
+WASH_VENT_SHARE = 0.3
+LEAK_AIR_CHANGES_H = 0.15  # what comes in with every fan off; assumed
+EMERGENCY_FROM_K, EMERGENCY_FULL_K = 5.0, 11.0  # emergency openings, above the set point (beyond the hard alarms, 1.3)
+EMERGENCY_S = 300.0  # how slowly they move; assumed
+EMERGENCY_AIR_CHANGES_H = 6.0  # through them at 10 K between in and out, with the root of the difference; assumed
+CHILL_CEL = 4.0  # how much cooler full ventilation feels: some K per m/s at 1 to 1.5 m/s [S32, chill factor]
+
+
+def minimum_ventilation(weight_kg: Array) -> Array:
+    """Return the minimum ventilation, m3/h per bird [S51]."""
+    return np.asarray(MIN_VENT_M3H_KG * weight_kg**0.75, np.float64)
+
+
+def heat_w(weight_kg: Array) -> Array:
+    """Return the total heat of one bird, W [S60]."""
+    return np.asarray(HEAT_W_KG * weight_kg**0.75, np.float64)
+
+
+def sensible_share(temperature: Array) -> Array:
+    """Return the part of that heat which warms the air; the rest evaporates water, in birds and litter [S60]."""
+    share = 0.61 * (1000 + 20 * (20 - temperature) - 0.228 * temperature**2) / 1000
+    return limit(share, 0.05, 0.9)
+
+
+def carbon_dioxide_m3h(heat: Array, weight_kg: Array) -> Array:
+    """Return the carbon dioxide of ``heat`` watts of birds with their litter, m3/h [S60]."""
+    return np.asarray(heat / 1000 * np.where(weight_kg < 0.5, 0.170, 0.180), np.float64)
+
+
+class Climate:
+    """The air of all houses; ``p`` are their drawn parameters (``params.HOUSE_RANGES``)."""
+
+    def __init__(self, houses: Mapping[str, Array], outside: Array, rng: np.random.Generator) -> None:
+        """Make empty houses as cold as ``outside``."""
+        p = houses
+        n = len(outside)
+        self._p = p
+        self._rng = rng
+        self.area_m2 = p["capacity"] / p["birds_per_m2"]
+        self.volume_m3 = self.area_m2 * p["height_m"]
+        # roof and walls of a long house are about 1.5 x its floor; assumed
+        self._shell_w_k = p["u_w_m2k"] * 1.5 * self.area_m2
+        self._mass_w_k = p["mass_w_m2k"] * self.area_m2
+        self._mass_j_k = p["mass_kj_m2k"] * 1000 * self.area_m2
+        self._air_j_k = AIR_J_M3K * self.volume_m3
+        self._heater_w = p["heater_w_m2"] * self.area_m2
+        self._burner = np.where(p["direct_heating"] < 0.35, 1.0, 0.0)
+        self._max_vent = p["max_vent_m3h_bird"] * p["capacity"]  # m3/h
+        self.temperature = outside + 1.0
+        self._mass_cel = outside + 1.0
+        self.vapour = vapour_g_m3(outside, np.full(n, 75.0))
+        self.co2 = np.full(n, OUTSIDE_CO2_PPM)
+        self.ammonia = np.zeros(n)
+        self.set_point = np.full(n, EMPTY_CEL)
+        self.ventilation = np.full(n, EMPTY_VENT_SHARE)  # of all fans, as the computer asks for
+        self.heating = np.zeros(n)  # of all heaters, as asked for
+        self._heat_integral = np.zeros(n)
+        self._opening = np.zeros(n)  # of the emergency openings
+        self._wind = np.zeros(n)
+
+    @property
+    def humidity(self) -> Array:
+        """The relative humidity inside, %."""
+        return limit(humidity_pct(self.temperature, self.vapour), 0, 100)
+
+    @property
+    def felt(self) -> Array:
+        """The temperature as the birds feel it in moving air."""
+        return np.asarray(self.temperature - CHILL_CEL * self.ventilation, np.float64)
+
+    def advance(
+        self,
+        dt_s: float,
+        *,
+        age: Array,
+        weight_g: Array,
+        alive: Array,
+        activity: Array,
+        warm: NDArray[np.bool_],
+        washing: NDArray[np.bool_],
+        outside: Array,
+        outside_humidity: Array,
+        fans_lost: Array,
+        heat_lost: Array,
+    ) -> None:
+        """Move ``dt_s`` seconds on.
+
+        ``warm`` marks houses that are heated (birds, or pre-heating), ``activity`` the birds' heat against its mean of
+        the day; ``fans_lost`` and ``heat_lost`` are shares of the capacity.
+        """
+        p = self._p
+        kg = weight_g / 1000
+        heat = heat_w(kg) * alive * activity * p["heat_factor"]
+        co2_m3_s = carbon_dioxide_m3h(heat, kg) * p["co2_factor"] / 3600
+        humidity = self.humidity
+        nh3_g_s = self._ammonia_g_s(age, alive, humidity)
+        minimum = self._set(age, kg, alive, humidity, warm=warm, washing=washing)
+        heat_set = self.set_point - np.interp(age, SET_DAYS, HEAT_OFFSET_CEL)
+        fresh = vapour_g_m3(outside, outside_humidity)
+        self._wind = wander(self._wind, dt_s, 1200.0, 0.04, self._rng.standard_normal(len(age)))
+        steps = max(1, math.ceil(dt_s / SUBSTEP_S))
+        for _ in range(steps):
+            self._control(dt_s / steps, minimum, heat_set, outside, warm=warm)
+            self._open(dt_s / steps, fans_lost)
+            self._balance(dt_s / steps, heat, co2_m3_s, nh3_g_s, fresh, outside, fans_lost, heat_lost)
+
+    def _ammonia_g_s(self, age: Array, alive: Array, humidity: Array) -> Array:
+        litter = NH3_NEW_LITTER_G * np.maximum(age - NH3_FIRST_DAY, 0) * self._p["nh3_factor"]
+        # wet litter gives more (a tenth for 5 %RH), full air takes less: none at 150 ppm; both assumed
+        litter = litter * np.maximum(1 - self.ammonia / 150, 0)
+        return np.asarray(litter * alive / 86_400 * np.exp(0.02 * (humidity - 65)), np.float64)
+
+    def _set(
+        self,
+        age: Array,
+        kg: Array,
+        alive: Array,
+        humidity: Array,
+        *,
+        warm: NDArray[np.bool_],
+        washing: NDArray[np.bool_],
+    ) -> Array:
+        """Set the point and return the minimum ventilation as a share of all fans."""
+        p = self._p
+        curves = [np.interp(age, SET_DAYS, curve) for curve in SET_CEL]
+        mixed = curves[0] + p["set_point_mix"] * (curves[1] - curves[0]) + p["set_point_offset"]
+        self.set_point = np.where(warm, mixed, EMPTY_CEL)
+        moist = limit(humidity - np.interp(age, SET_DAYS, SET_HUMIDITY), 0, 30)
+        birds = minimum_ventilation(kg) * alive * p["min_vent_factor"] * (1 + p["humidity_gain"] * moist)
+        empty = np.where(washing, WASH_VENT_SHARE, np.where(warm, 0.0, EMPTY_VENT_SHARE))
+        return limit(np.where(alive > 0, birds / self._max_vent, empty), 0, 1)
+
+    def _control(
+        self, dt_s: float, minimum: Array, heat_set: Array, outside: Array, *, warm: NDArray[np.bool_]
+    ) -> None:
+        """Let the house computer turn fans and heaters.
+
+        Ventilation goes up or down by a share of itself, less so the colder it is outside (adaptive controllers do
+        that): stable from minimum ventilation in winter to all fans in summer. Heating is proportional-integral.
+        """
+        too_warm = self.temperature - self.set_point
+        difference = np.maximum(self.temperature - outside, 3.0)
+        turn = limit(-np.expm1(-2 * dt_s / self._p["vent_integral_s"]) * too_warm / difference, -0.4, 0.4)
+        asked = np.maximum(self.ventilation, 1e-3) * np.exp(turn)
+        self.ventilation = np.where(warm, limit(asked, minimum, 1.0), minimum)
+        too_cold = heat_set - self.temperature
+        self._heat_integral = limit(self._heat_integral + dt_s / 1500 * too_cold / 6, 0, 1)
+        self.heating = np.where(warm, limit(self._heat_integral + too_cold / 6, 0, 1), 0.0)
+
+    def _open(self, dt_s: float, fans_lost: Array) -> None:
+        """Let the emergency openings move: they are there for failing fans, not for hot days."""
+        too_warm = self.temperature - self.set_point - EMERGENCY_FROM_K
+        wanted = np.where(fans_lost > 0, limit(too_warm / (EMERGENCY_FULL_K - EMERGENCY_FROM_K), 0, 1), 0.0)
+        self._opening = _mixed(self._opening, wanted, math.exp(-dt_s / EMERGENCY_S))
+
+    def _balance(
+        self,
+        dt_s: float,
+        heat: Array,
+        co2_m3_s: Array,
+        nh3_g_s: Array,
+        fresh: Array,
+        outside: Array,
+        fans_lost: Array,
+        heat_lost: Array,
+    ) -> None:
+        air = self._air_flow(outside, fans_lost)  # m3/s
+        heater = self.heating * (1 - heat_lost) * self._heater_w
+        sensible = heat * sensible_share(self.temperature)
+        air_w_k = AIR_J_M3K * air + self._shell_w_k
+        total_w_k = air_w_k + self._mass_w_k
+        settled = (sensible + heater + air_w_k * outside + self._mass_w_k * self._mass_cel) / total_w_k
+        before = self.temperature
+        self.temperature = settled + (before - settled) * np.exp(-total_w_k / self._air_j_k * dt_s)
+        keep = np.exp(-self._mass_w_k / self._mass_j_k * dt_s)
+        self._mass_cel = self.temperature + (self._mass_cel - self.temperature) * keep
+
+        keep = np.exp(-air / self.volume_m3 * dt_s)
+        burner = heater * self._burner
+        water = (heat - sensible) / EVAPORATION_KJ_KG + burner * BURNER_WATER_G_J  # g/s: W / (kJ/kg) = g/s
+        self.vapour = _mixed(self.vapour, fresh + water / air, keep)
+        self.vapour = np.minimum(self.vapour, 2.1667 * saturation_pa(self.temperature) / (self.temperature + 273.15))
+        co2 = (co2_m3_s + burner * BURNER_CO2_M3_J) / air * 1e6
+        self.co2 = _mixed(self.co2, OUTSIDE_CO2_PPM + co2, keep)
+        self.ammonia = _mixed(self.ammonia, nh3_g_s / air / NH3_G_M3_PPM, keep)
+
+    def _air_flow(self, outside: Array, fans_lost: Array) -> Array:
+        """Return what really goes through the house, m3/s: fans in the wind, leaks, emergency openings."""
+        fans = self.ventilation * (1 + self._wind) * (1 - fans_lost) * self._max_vent / 3600
+        leaks = LEAK_AIR_CHANGES_H * self.volume_m3 / 3600
+        chimney = np.sqrt(np.maximum(self.temperature - outside, 0) / 10)
+        emergency = self._opening * EMERGENCY_AIR_CHANGES_H * chimney * self.volume_m3 / 3600
+        return np.asarray(np.maximum(fans, 0) + leaks + emergency, np.float64)
+
+
+def _mixed(now: Array, settled: Array, keep: Array | float) -> Array:
+    return np.asarray(settled + (now - settled) * keep, np.float64)

@@ -1,0 +1,175 @@
+"""What the sensors make of the truth: lag, bias, noise, resolution, gaps, stuck values; meters, silo and bird scale.
+
+Sources: S11 DOL 114 (temperature T63 6 min, +-0.5 Cel, +-2 %RH), S14 DOL 53 (NH3: 0.5 ppm steps, T50 < 30 s, 10 %),
+S30/S33/S68 bird scales; ``../shared`` style figures of real farms are quoted where they are used.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models_onnx.farm.arithmetic import limit, wander
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+DAY_S = 86_400.0
+
+# order is the order of the columns in a step, in messages and in files
+SIGNALS = (
+    "temperature", "humidity", "co2", "ammonia", "ventilation", "heating", "water", "feed", "silo", "weight",
+    "weight_count", "dead", "light", "outside_temperature", "outside_humidity",
+)  # fmt: skip
+AMOUNTS = frozenset({"water", "feed"})  # increments: what a gap swallowed comes with the next reading
+
+TEMPERATURE_LAG_S = 360.0  # DOL 114, T63 [S11]
+GAP_MEDIAN_S, GAP_SPREAD = 2400.0, 1.2  # dropouts: median 40 min, a few over 10 h; real: 26 over 2 h in one bad flock
+GATEWAY_GAPS = 0.15  # of the rate of one sensor: all sensors of the house at once; a real one lasted 26 h
+FRESH_AIR_PPM = 400.0  # a sensor set right never shows less, though many real ones do
+
+SCALE_MEMORY_S = 12 * 3600.0  # a running mean over a day lags half a day
+SCALE_DAYS = 1.1  # how long the scale's daily error lasts: real sd of the day-to-day change is that of the level
+SCALE_OUTLIER, SCALE_OUTLIER_SD = 0.015, 0.12  # days on which the mean jumps: 1.4 % of real days by > 250 g
+LATE_FROM_DAY, LATE_FULL_DAY = 28.0, 40.0  # heavy birds stay away [S30]; days assumed from S68
+SHY_FROM_DAY = 28.0  # and the visits themselves become fewer; assumed
+
+
+class Gaps:
+    """Sensors that say nothing for a while: each for itself, or all of a house with its gateway."""
+
+    def __init__(self, rate: Array, signals: int, rng: np.random.Generator) -> None:
+        """Make them for ``signals`` sensors in each house; ``rate`` is dropouts per sensor and day."""
+        self._rate = np.tile(rate, (signals + 1, 1))
+        self._rate[-1] *= GATEWAY_GAPS
+        self._rng = rng
+        self._until = np.zeros((signals + 1, len(rate)), np.int64)  # the last row is the gateway
+
+    def advance(self, dt_s: float, at_ms: int) -> NDArray[np.bool_]:
+        """Return which sensors are silent at ``at_ms``, as [signals, houses]."""
+        begins = self._rng.random(self._until.shape) < self._rate * (dt_s / DAY_S)
+        if begins.any():
+            lasts = GAP_MEDIAN_S * np.exp(GAP_SPREAD * self._rng.standard_normal(int(begins.sum())))
+            self._until[begins] = at_ms + (lasts * 1000).astype(np.int64)
+        silent = self._until > at_ms
+        return np.asarray(silent[:-1] | silent[-1], np.bool_)
+
+
+class Scale:
+    """The automatic bird scale: a running mean of the birds that step on it, not of the birds."""
+
+    def __init__(self, houses: Mapping[str, Array], rng: np.random.Generator) -> None:
+        """Take the houses' parameters (``params.HOUSE_RANGES``)."""
+        n = len(houses["scale_bias"])
+        self._p = houses
+        self._rng = rng
+        self._error = np.zeros(n)
+        self._odd, self._odd_until = np.zeros(n), np.zeros(n)
+        self._sum, self._n = np.zeros(n), np.zeros(n)
+
+    def advance(self, dt_s: float, *, age: Array, weight: Array, alive: Array, activity: Array) -> tuple[Array, Array]:
+        """Return the mean of the last day, g, and the number of weighings in it; NaN where nothing was weighed."""
+        p = self._p
+        normal, uniform = self._rng.standard_normal((3, len(age))), self._rng.random(len(age))
+        self._error = wander(self._error, dt_s, SCALE_DAYS * DAY_S, p["scale_noise"], normal[0])
+        self._odd_until = np.maximum(self._odd_until - dt_s, 0)
+        begins = uniform < SCALE_OUTLIER * dt_s / DAY_S
+        self._odd_until = np.where(begins, DAY_S, self._odd_until)
+        self._odd = np.where(begins, SCALE_OUTLIER_SD * normal[1], np.where(self._odd_until > 0, self._odd, 0.0))
+        late = limit((age - LATE_FROM_DAY) / (LATE_FULL_DAY - LATE_FROM_DAY), 0, 1.3)
+        shown = weight * (1 + p["scale_bias"] + self._error + self._odd - p["scale_late_bias"] * late)
+        # chicks learn to jump on it in the first days, heavy birds stop; assumed
+        eager = limit(age / 4, 0.1, 1) * limit(1 - 0.05 * np.maximum(age - SHY_FROM_DAY, 0), 0.25, 1)
+        visits = np.where(activity > 1, p["scale_visits"] * 3, p["scale_visits"] * 0.3) / 2
+        weighed = alive * visits * eager * dt_s / DAY_S / 10  # one scale serves about a tenth of the house; assumed
+        weighed = np.maximum(weighed + np.sqrt(weighed) * normal[2], 0)
+        keep = np.where(alive > 0, math.exp(-dt_s / SCALE_MEMORY_S), 0.0)
+        self._sum = self._sum * keep + shown * weighed
+        self._n = self._n * keep + weighed
+        count = np.floor(self._n * DAY_S / SCALE_MEMORY_S)
+        mean = np.divide(self._sum, self._n, out=np.full(len(age), np.nan), where=(count > 0) & (self._n > 0))
+        return np.rint(mean), np.where(np.isnan(mean), np.nan, count)
+
+
+class Sensors:
+    """All sensors of all houses: truth in, readings out, NaN where there is none."""
+
+    def __init__(self, houses: Mapping[str, Array], rng: np.random.Generator, *, gaps: bool) -> None:
+        """Take the houses' parameters (``params.HOUSE_RANGES``); without ``gaps`` no sensor is ever silent."""
+        n = len(houses["capacity"])
+        self._p = houses
+        self._rng = rng
+        rate = houses["gap_rate"] if gaps else np.zeros(n)
+        gap_rng, scale_rng = rng.spawn(2)
+        self._gaps = Gaps(rate, len(SIGNALS), gap_rng)
+        self._scale = Scale(houses, scale_rng)
+        self._shown = np.full(n, np.nan)  # the temperature that the lagging sensor has reached
+        self._pulse = np.where(houses["litres_per_pulse"] < 0.5, 1.0, 10.0)
+        self._batch = np.rint(houses["feed_batch_kg"])
+        self._meter = {"water": np.zeros(n), "feed": np.zeros(n)}  # what went through and was not told yet
+        self._last = np.full((len(SIGNALS), n), np.nan)
+
+    def read(
+        self, dt_s: float, at_ms: int, truth: Mapping[str, Array], stuck: Iterable[tuple[str, int]]
+    ) -> NDArray[np.float64]:
+        """Return the readings at ``at_ms``, ``dt_s`` seconds after the last ones, as [signals, houses].
+
+        ``truth`` holds every signal of ``SIGNALS`` but the scale's, the amounts ``water`` and ``feed`` since the last
+        step, and ``age``, ``true_weight``, ``alive`` and ``activity`` for the scale. Stuck sensors repeat themselves.
+        """
+        p, n = self._p, len(self._shown)
+        noise = self._rng.standard_normal((7, n))
+        truth_cel = truth["temperature"]
+        keep = math.exp(-dt_s / TEMPERATURE_LAG_S)
+        self._shown = np.where(np.isnan(self._shown), truth_cel, truth_cel + (self._shown - truth_cel) * keep)
+        weight, count = self._scale.advance(
+            dt_s, age=truth["age"], weight=truth["true_weight"], alive=truth["alive"], activity=truth["activity"]
+        )
+        co2 = np.maximum(truth["co2"] * p["co2_gain"] + p["co2_noise"] * noise[2], FRESH_AIR_PPM)
+        nh3 = np.maximum(truth["ammonia"] * p["nh3_gain"] + p["nh3_bias"] + 0.4 * noise[3], 0)
+        light = np.where(truth["light"] > 0.5, truth["light"] * (1 + 0.02 * noise[4]), truth["light"])
+        outside = truth["outside_temperature"]
+        readings = {
+            "temperature": _tenths(self._shown + p["temperature_bias"] + 0.08 * noise[0]),
+            "humidity": np.rint(limit(truth["humidity"] + p["humidity_bias"] + 0.7 * noise[1], 1, 100)),
+            "co2": np.rint(co2 / 10) * 10,
+            "ammonia": np.rint(nh3 * 2) / 2,
+            "ventilation": np.rint(truth["ventilation"] * 100),
+            "heating": np.rint(truth["heating"] * 100),
+            "water": self._amount("water", truth["water"] * p["water_gain"], self._pulse),
+            "feed": self._amount("feed", truth["feed"] * p["feed_gain"], self._batch),
+            "silo": np.rint((truth["silo"] + 15 * noise[5]) / 10) * 10,
+            "weight": weight,
+            "weight_count": count,
+            "dead": truth["dead"],
+            "light": _tenths(light),
+            "outside_temperature": _tenths(outside + 0.1 * noise[6]),
+            "outside_humidity": np.rint(truth["outside_humidity"]),
+        }
+        silent = self._gaps.advance(dt_s, at_ms)
+        silent[SIGNALS.index("dead")] = False  # told by people
+        silent[SIGNALS.index("weight_count")] = silent[SIGNALS.index("weight")]
+        for name in AMOUNTS:
+            self._meter[name] -= np.where(silent[SIGNALS.index(name)], 0.0, readings[name])
+        values = np.array([readings[name] for name in SIGNALS])
+        for name, house in stuck:
+            i = SIGNALS.index(name)
+            values[i, house] = self._last[i, house]
+        told = np.where(silent, np.nan, values)
+        self._last = np.where(np.isnan(told), self._last, told)
+        return told
+
+    def _amount(self, name: str, flow: Array, unit: Array) -> Array:
+        """Return whole pulses or batches of what has gone through since the last reading told."""
+        self._meter[name] = self._meter[name] + flow
+        return np.asarray(np.floor(self._meter[name] / unit) * unit, np.float64)
+
+
+def _tenths(value: Array) -> Array:
+    return np.asarray(np.rint(value * 10) / 10, np.float64)

@@ -1,0 +1,1 @@
+"""Where each shipped bundle comes from: `python -m models_onnx.train`."""

@@ -1,0 +1,283 @@
+"""Simulated farms as the agent would see them: the tensors of a model at many instants, and what came after.
+
+Readings go through the agent's own ``Window``, so a feature means the same in training as on the gateway. Some flocks
+are told by the day or the hour only, some lack a sensor, some have a wrong number of birds, and some instants look as
+they do while a warning stands: real farms are like that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from agent.clock import FarmDays
+from agent.domain import Quality, SeriesKey, from_ms, to_ms
+from agent.readings import Readings
+from agent.signals import CATALOGUE
+from agent.strains import strain_of
+from agent.window import DAY_MS, FlockContext, Window
+from models_onnx.farm.farm import simulate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from agent.manifest import Feature, InputSpec
+    from models_onnx.farm.farm import FlockTruth, Recording
+    from models_onnx.farm.params import RangeSet
+
+    F32 = NDArray[np.float32]
+    Rhythm = Literal["600 s", "1 h", "1 d"]
+
+DAYS = FarmDays(ZoneInfo("UTC"))  # the simulated farm's
+SIGNALS = ("water", "feed", "temperature", "outside_temperature", "weight")
+STEP_MS = 600_000
+AFTER_THINNING = timedelta(hours=24)  # feed and water settle; the agent, too, judges nothing in that time
+
+# what is done to training and evaluation flocks alike; shares of flocks or instants, our judgement of how farms differ
+HOURLY_SHARE, DAILY_SHARE = 0.08, 0.12
+SENSOR_MISSING_SHARE = 0.06  # each signal, for the flock's whole life: "whole sensors are absent" on real farms
+COUNT_WRONG_SHARE, COUNT_WRONG_SD = 0.3, 0.05  # the live birds are what people told
+HELD_SHARE = 0.15  # of the instants: a warning stands, so one signal is masked from some time on
+HELD_MOST_H = 48.0
+
+
+@dataclass(frozen=True, slots=True)
+class FlockData:
+    """One flock as the agent sees it, with the truth beside it."""
+
+    house: int
+    truth: FlockTruth
+    context: FlockContext
+    blocks: tuple[Readings, ...]  # one for each day
+    begin_ms: int  # the first day's start
+    true_weight_g: NDArray[np.float64]  # at noon of each day
+    unusual: tuple[tuple[int, int], ...]  # (from, to) in ms: catching, thinning; nothing is judged there
+    rhythm: Rhythm
+
+
+@dataclass(slots=True)
+class Samples:
+    """``n`` instants of many flocks in columns."""
+
+    tensors: dict[str, F32] = field(default_factory=dict)  # [n, …] by input name
+    at_ms: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    flock: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    actual: F32 = field(default_factory=lambda: np.empty((0, 0), np.float32))  # [n, features], NaN = not measured
+    weight_g: F32 = field(default_factory=lambda: np.empty((0, 0), np.float32))  # truth, [n, horizons]
+
+    def __len__(self) -> int:
+        """Return how many instants there are."""
+        return len(self.at_ms)
+
+
+def flocks_of(
+    ranges: RangeSet, *, houses: int, days: int, seed: int, start: datetime, clean: bool = False
+) -> Iterator[FlockData]:
+    """Yield the flocks of a simulated farm; ``clean``: every sensor, every 600 s, the right number of birds."""
+    recording = simulate(houses=houses, days=days, seed=seed, ranges=ranges, start=start)
+    begin_ms = to_ms(start)
+    rng = np.random.default_rng([seed, 7])
+    for truth in recording.flocks:
+        rhythm: Rhythm = "600 s"
+        missing: set[str] = set()
+        count_factor = 1.0
+        drawn, *others = rng.random(2 + len(SIGNALS))
+        wrong = rng.normal(0, COUNT_WRONG_SD)
+        if not clean:
+            rhythm = "1 h" if drawn < HOURLY_SHARE else "1 d" if drawn < HOURLY_SHARE + DAILY_SHARE else "600 s"
+            missing = {name for name, u in zip(SIGNALS, others[1:], strict=True) if u < SENSOR_MISSING_SHARE}
+            count_factor = float(np.exp(wrong)) if others[0] < COUNT_WRONG_SHARE else 1.0
+        yield _flock(recording, truth, begin_ms, rhythm, missing, count_factor)
+
+
+def _flock(
+    recording: Recording, truth: FlockTruth, begin_ms: int, rhythm: Rhythm, missing: set[str], count_factor: float
+) -> FlockData:
+    """Return one flock of a recording as it is told."""
+    last = int(np.searchsorted(recording.at_ms, truth.end_ms))
+    at_ms = recording.at_ms[:last]
+    names = [name for name in SIGNALS if name not in missing]
+    keys = tuple(SeriesKey("house", name) for name in names)
+    columns = []
+    for number, name in enumerate(names):
+        times, values = _told(rhythm, name, at_ms, recording.signals[name][truth.house, :last])
+        columns.append((np.full(len(times), number, np.int32), times, values))
+    key, times, values = (np.concatenate(part) for part in zip(*columns, strict=True))
+    order = np.argsort(times, kind="stable")
+    key, times, values = key[order], times[order], values[order]
+    edges = np.searchsorted(times, begin_ms + DAY_MS * np.arange(1, (int(times[-1]) - begin_ms) // DAY_MS + 2), "right")
+    blocks = []
+    for a, b in zip([0, *edges.tolist()], edges.tolist(), strict=False):
+        good = np.full(b - a, Quality.GOOD, np.uint8)
+        blocks.append(Readings(keys, key[a:b], times[a:b], values[a:b], good, good, times[a:b]))
+    return FlockData(
+        truth.house,
+        truth,
+        context_of(recording, truth, count_factor),
+        tuple(blocks),
+        begin_ms,
+        recording.true_weight_g[truth.house],
+        tuple(_unusual(recording, truth)),
+        rhythm,
+    )
+
+
+def _told(
+    rhythm: Rhythm, name: str, at_ms: NDArray[np.int64], values: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return what is told of a signal: every reading, or the mean or sum of each hour or day at its end."""
+    if rhythm == "600 s":
+        there = np.isfinite(values)
+        return at_ms[there], values[there]
+    each = (3_600_000 if rhythm == "1 h" else DAY_MS) // STEP_MS
+    whole = len(values) // each * each
+    parts = values[:whole].reshape(-1, each)
+    known = np.isfinite(parts)
+    enough = known.mean(axis=1) > 0.5
+    total = np.where(known, parts, 0).sum(axis=1)
+    told = total if name in {"water", "feed"} else total / np.maximum(known.sum(axis=1), 1)
+    return at_ms[each - 1 : whole : each][enough], told[enough]
+
+
+def context_of(recording: Recording, truth: FlockTruth, count_factor: float = 1.0) -> FlockContext:
+    """Return what the agent knows of a flock from the commands that were told: the agent's own conventions."""
+    gone: list[tuple[int, float]] = []
+    for told in recording.told:
+        if told.house != truth.house or not truth.placed_ms <= told.at_ms <= truth.end_ms:
+            continue
+        if told.command["action"] == "record":
+            day = datetime.fromisoformat(str(told.command["date"])).replace(tzinfo=UTC)
+            gone.append((to_ms(day) + DAY_MS, float(told.command["dead"]) + float(told.command["culled"])))
+        elif told.command["action"] == "thin":
+            gone.append((told.at_ms, float(told.command["birds"])))
+    gone.sort()
+    return FlockContext(
+        placed_at_ms=to_ms(DAYS.start_of(truth.placed_on)),
+        strain=strain_of(truth.strain),
+        birds_placed=round(truth.birds_placed * count_factor),
+        sex=None if truth.sex == "mixed" else truth.sex,
+        parent_age_weeks=float(truth.parent_age_weeks),
+        slaughter_at_ms=to_ms(DAYS.start_of(truth.planned_end_on)),
+        removed_at_ms=np.array([at for at, _ in gone], np.int64),
+        removed=np.cumsum(np.array([birds for _, birds in gone], np.float64)),
+    )
+
+
+def _unusual(recording: Recording, truth: FlockTruth) -> Iterator[tuple[int, int]]:
+    """Yield the times in which people interfere: from the feed withdrawal to a day after the thinning, or the end."""
+    began_ms = None
+    for told in recording.told:
+        if told.house != truth.house or not truth.placed_ms <= told.at_ms <= truth.end_ms:
+            continue
+        action = told.command["action"]
+        if action == "state" and told.command["state"] == "catching":
+            began_ms = told.at_ms
+        elif action in {"thin", "end"} and began_ms is not None:
+            yield began_ms, told.at_ms + int(AFTER_THINNING.total_seconds() * 1000)
+            began_ms = None
+
+
+def is_usual(flock: FlockData, from_ms: int, to_ms: int) -> bool:
+    """Tell whether nobody interfered between two times."""
+    return all(to_ms <= begin or from_ms >= end for begin, end in flock.unusual)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to collect at each instant."""
+
+    inputs: tuple[InputSpec, ...]
+    expected: tuple[tuple[Feature, int], ...] = ()  # the actual value of each feature over so many seconds after it
+    weight_days: tuple[int, ...] = ()  # the true weight at noon so many days later; then at slaughter
+
+
+def collect(
+    flocks: Iterator[FlockData], wanted: Wanted, *, per_day: int | Sequence[int], seed: int, held: bool = True
+) -> Samples:
+    """Return samples of flocks: ``per_day`` random instants of each day, or the instants (600 s each) of the day named."""
+    rng = np.random.default_rng([seed, 11])
+    rows: list[tuple[Mapping[str, F32], int, int, list[float], list[float]]] = []
+    by_length: dict[int, tuple[Feature, ...]] = {}
+    for feature, length_s in wanted.expected:
+        by_length[length_s] = (*by_length.get(length_s, ()), feature)
+    for number, flock in enumerate(flocks):
+        window = Window("house", {name: CATALOGUE[name] for name in SIGNALS}, DAYS)
+        window.add(flock.blocks[0])
+        for day in range(len(flock.blocks)):
+            if day + 1 < len(flock.blocks):
+                window.add(flock.blocks[day + 1])  # so that what came after can be measured
+            instants = _instants(rng, per_day, flock.rhythm)
+            for instant in instants:
+                at_ms = flock.begin_ms + day * DAY_MS + instant * STEP_MS
+                if not flock.truth.placed_ms < at_ms < flock.truth.end_ms:
+                    continue
+                at = from_ms(at_ms)
+                masked = _held(rng, at) if held else None
+                tensors = window.inputs(wanted.inputs, at, flock.context, masked).tensors
+                actual = _actual(window, flock, at, wanted, by_length)
+                weights = _weights(flock, at_ms, wanted.weight_days)
+                rows.append(({k: v.astype(np.float32) for k, v in tensors.items()}, at_ms, number, actual, weights))
+    return Samples(
+        {name: np.stack([row[0][name] for row in rows]) for name in rows[0][0]},
+        np.array([row[1] for row in rows], np.int64),
+        np.array([row[2] for row in rows], np.int64),
+        np.array([row[3] for row in rows], np.float32),
+        np.array([row[4] for row in rows], np.float32),
+    )
+
+
+def _instants(rng: np.random.Generator, per_day: int | Sequence[int], rhythm: Rhythm) -> Sequence[int]:
+    """Return instants of a day in steps of 600 s; where only days are told, mostly their end."""
+    if not isinstance(per_day, int):
+        return per_day
+    drawn = sorted(set(rng.integers(1, 145, per_day).tolist()))
+    return [144, *drawn[:1]] if rhythm == "1 d" else drawn
+
+
+def _held(rng: np.random.Generator, at: datetime) -> dict[str, datetime] | None:
+    """Return which signal is masked, and since when, as while a warning stands; mostly none."""
+    share, which, hours = rng.random(), int(rng.integers(len(SIGNALS))), rng.uniform(0, HELD_MOST_H)
+    return {SIGNALS[which]: at - timedelta(hours=float(hours))} if share < HELD_SHARE else None
+
+
+def _actual(
+    window: Window, flock: FlockData, at: datetime, wanted: Wanted, by_length: Mapping[int, tuple[Feature, ...]]
+) -> list[float]:
+    """Return what each expected feature became; NaN where it was not measured, or people interfered."""
+    found: dict[tuple[int, Feature], float] = {}
+    for length_s, features in by_length.items():
+        until = at + timedelta(seconds=length_s)
+        if to_ms(until) > flock.truth.end_ms or not is_usual(flock, to_ms(at), to_ms(until)):
+            continue
+        for feature, measured in zip(features, window.measure(features, length_s, until, flock.context), strict=True):
+            found[length_s, feature] = measured.value
+    return [found.get((length_s, feature), float("nan")) for feature, length_s in wanted.expected]
+
+
+def _weights(flock: FlockData, at_ms: int, days: Sequence[int]) -> list[float]:
+    """Return the true weight at noon of the farm day so many days after that of ``at_ms``, and at slaughter."""
+    if not days:
+        return []
+    today = (at_ms - flock.begin_ms) // DAY_MS
+    last = len(flock.true_weight_g)
+    slaughter = flock.truth.slaughter_weight_g
+    then = [float(flock.true_weight_g[today + d]) if today + d < last else float("nan") for d in days]
+    return [*then, float("nan") if slaughter is None else slaughter]
+
+
+def chosen(samples: Samples, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Samples:
+    """Return some of the samples."""
+    return replace(
+        samples,
+        tensors={name: values[rows] for name, values in samples.tensors.items()},
+        at_ms=samples.at_ms[rows],
+        flock=samples.flock[rows],
+        actual=samples.actual[rows],
+        weight_g=samples.weight_g[rows],
+    )

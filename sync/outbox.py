@@ -1,0 +1,486 @@
+"""The outbox: rows sealed into the local lake, and the objects the cloud has not confirmed. The only SQL on sync.db.
+
+A seal commits the range of ``seq`` that it means to take (the intent), writes one object per UTC date of ``at`` durably
+into the local lake, and then, in one transaction, notes the objects, moves the watermark and forgets the intent. After
+a crash the intent is finished first: the same rows, so the same names and bytes. The lake alone can bring back a lost
+sync.db. That stays in SQLite's rollback mode: a reader then needs no right to write, as it would in WAL mode.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import msgspec
+
+from agent.errors import StoreError
+from agent.store import LAKE_COLUMNS
+from sync.lake import ObjectName, UnsealableRows, encode, make_folder, sync_folder, write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+RANGE_ROWS = 100_000  # of one seal; bounds the memory at work, and a cloud object to some 250 kB
+PUSH_ORDER = ("warnings", "predictions", "flocks", "events", "readings")
+"""The streams as they are pushed: what somebody waits for first, the bulk last."""
+URGENT = PUSH_ORDER[0]  # sealed and pushed at once
+
+_SCHEMA = """
+CREATE TABLE watermarks (
+    stream TEXT PRIMARY KEY,
+    generation TEXT NOT NULL,      -- of the house.db that the seqs are of
+    sealed_seq INTEGER NOT NULL,   -- everything up to here is in the local lake, or set aside
+    sealed_at_ms INTEGER NOT NULL
+);
+CREATE TABLE intents (
+    stream TEXT PRIMARY KEY,
+    generation TEXT NOT NULL,
+    site TEXT NOT NULL,            -- as it was when the seal began: it is part of the objects' names
+    first_seq INTEGER NOT NULL,
+    last_seq INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    from_lake INTEGER NOT NULL     -- 1: taken from the lake's names; objects that are there stay as they are
+);
+CREATE TABLE objects (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    stream TEXT NOT NULL,
+    priority INTEGER NOT NULL,     -- the smallest is pushed first
+    bytes INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    sealed_at_ms INTEGER NOT NULL,
+    pushed_at_ms INTEGER,          -- the cloud has confirmed it
+    refused TEXT                   -- why it will never be pushed
+);
+CREATE INDEX objects_waiting ON objects (priority, id) WHERE pushed_at_ms IS NULL AND refused IS NULL;
+CREATE TABLE set_aside (
+    stream TEXT NOT NULL,
+    generation TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    row TEXT,                      -- JSON, where the row could be read at all
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (stream, generation, seq)
+);
+PRAGMA user_version = 1;
+"""
+
+_UNSOUND = (UnsealableRows, IndexError, KeyError, TypeError, ValueError)
+"""What reading or encoding raises when a row itself is at fault."""
+
+
+class Rows(Protocol):
+    """What the outbox needs of the agent's store; ``agent.store.StoreReader`` is one."""
+
+    @property
+    def gateway(self) -> str:
+        """The random id of this gateway."""
+
+    @property
+    def generation(self) -> str:
+        """The id of this house.db."""
+
+    def last_seq(self, stream: str) -> int:
+        """Return the ``seq`` of the newest row there ever was, 0 where there was none."""
+
+    def rows(self, stream: str, first_seq: int, last_seq: int) -> Mapping[str, Sequence[Any]]:
+        """Return the columns of the rows in the range, both ends included, ``seq`` ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """How far a stream is sealed."""
+
+    stream: str
+    generation: str
+    sealed_seq: int
+    sealed_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """An object that waits to be pushed: its key, the file that holds it, and the hash that the file must have."""
+
+    key: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the outbox holds."""
+
+    objects: int
+    bytes: int
+    waiting_objects: int
+    waiting_bytes: int
+    set_aside_objects: int
+    set_aside_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Intent:
+    stream: str
+    generation: str
+    site: str
+    first_seq: int
+    last_seq: int
+    at_ms: int
+    from_lake: bool
+
+
+class Outbox:
+    """What of the store is sealed, and what of that is pushed; the one writer of sync.db."""
+
+    def __init__(self, db: sqlite3.Connection, lake: Path, store: Rows, site: str) -> None:
+        self._resources = ExitStack()
+        self._db = db
+        self._lake = lake
+        self._store = store
+        self._site = site
+
+    @classmethod
+    def open(cls, database: Path, lake: Path, store: Rows, site: str) -> Self:
+        """Open or make the outbox; one that is lost or broken is rebuilt from the names in the local lake.
+
+        Raises:
+            StoreError: another sync runs on this directory, or it cannot be written.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(_locked(database.with_suffix(".lock")))
+            try:
+                make_folder(lake)
+                db = stack.enter_context(closing(_connect(database)))
+                outbox = cls(db, lake, store, site)
+                if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                    outbox._create()
+                outbox._resources = stack.pop_all()
+            except (OSError, sqlite3.Error) as e:
+                message = f"{database} cannot be used: {e}; the directory must be writable for sync, and have space"
+                raise StoreError(message) from e
+        return outbox
+
+    @classmethod
+    def view(cls, database: Path, lake: Path, store: Rows) -> Self:
+        """Open the outbox only to look at it, beside the sync that runs.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            db = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=10, isolation_level=None)
+        except sqlite3.Error as e:
+            message = f"{database} cannot be read: {e}; run `flockwatch sync --once` to make it"
+            raise StoreError(message) from e
+        outbox = cls(db, lake, store, "")
+        outbox._resources.callback(db.close)
+        return outbox
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of sync.db; nothing needs finishing."""
+        self._resources.close()
+
+    # Sealing
+
+    def unsealed(self, stream: str) -> int:
+        """Return the number of rows of ``stream`` that wait to be sealed."""
+        return self._store.last_seq(stream) - self._sealed_seq(stream)
+
+    def watermarks(self) -> list[Watermark]:
+        """Return how far each stream of this house.db is sealed."""
+        found = self._fetch("SELECT stream, generation, sealed_seq, sealed_at_ms FROM watermarks ORDER BY stream")
+        return [mark for row in found if (mark := Watermark(*row)).generation == self._store.generation]
+
+    def seal_next(self, stream: str, up_to: int, at_ms: int) -> int:
+        """Seal the next range of ``stream``, but nothing after ``up_to``; return how far it is now sealed.
+
+        An intent that a crash left is finished first, whatever ``up_to`` says.
+
+        Raises:
+            StoreError: the store or sync.db cannot serve now; the next call goes on where this one stopped.
+            OSError: the local lake takes no object, for instance because the disk is full; the same.
+        """
+        intent = self._open_intent(stream)
+        if intent is None:
+            first = self._sealed_seq(stream) + 1
+            last = min(up_to, first + RANGE_ROWS - 1)
+            if last < first:
+                return first - 1
+            generation = self._store.generation
+            intent = _Intent(stream, generation, self._site, first, last, at_ms, from_lake=False)
+            self._commit_intent(intent)
+        self._fulfil(intent)
+        return intent.last_seq
+
+    def _sealed_seq(self, stream: str) -> int:
+        query = "SELECT sealed_seq FROM watermarks WHERE stream = ? AND generation = ?"
+        found = self._fetch(query, stream, self._store.generation)
+        return int(found[0][0]) if found else 0
+
+    def _open_intent(self, stream: str) -> _Intent | None:
+        query = "SELECT stream, generation, site, first_seq, last_seq, at_ms, from_lake FROM intents WHERE stream = ?"
+        found = self._fetch(query, stream)
+        if not found:
+            return None
+        intent = _Intent(*found[0])
+        if intent.generation != self._store.generation:
+            log.error(
+                "%s %d to %d were to be sealed, but the house.db that held them is gone: they are lost",
+                *(stream, intent.first_seq, intent.last_seq),
+            )
+            with self._transaction():
+                self._db.execute("DELETE FROM intents WHERE stream = ?", (stream,))
+            return None
+        return intent
+
+    def _commit_intent(self, intent: _Intent) -> None:
+        with self._transaction():
+            self._db.execute(
+                "INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(intent.stream, intent.generation, intent.site, intent.first_seq, intent.last_seq),
+                    *(intent.at_ms, intent.from_lake),
+                ),
+            )
+
+    def _fulfil(self, intent: _Intent) -> None:
+        """Write the objects of ``intent`` that are missing, then note them and move the watermark."""
+        encoded, broken = self._encode(intent)
+        noted = []
+        for day, (_n, data) in encoded.items():
+            name = ObjectName(
+                *(intent.stream, intent.site, day, self._store.gateway),
+                *(intent.generation, intent.first_seq, intent.last_seq),
+            )
+            noted.append((name, self._write(name, data, keep=intent.from_lake)))
+        with self._transaction():
+            for name, data in noted:
+                self._note_object(name, data, intent.at_ms)
+            for seq, reason, row in broken:
+                self._db.execute(
+                    "INSERT OR IGNORE INTO set_aside VALUES (?, ?, ?, ?, ?, ?)",
+                    (intent.stream, intent.generation, seq, reason, row, intent.at_ms),
+                )
+            self._db.execute(
+                "INSERT OR REPLACE INTO watermarks VALUES (?, ?, ?, ?)",
+                (intent.stream, intent.generation, intent.last_seq, intent.at_ms),
+            )
+            self._db.execute("DELETE FROM intents WHERE stream = ?", (intent.stream,))
+
+    def _write(self, name: ObjectName, data: bytes, *, keep: bool) -> bytes:
+        """Let the local lake hold the object; return what it holds.
+
+        Nothing was pushed before its intent was forgotten, so an object of an earlier try may be written anew. One that
+        the lake had before a lost sync.db may have been pushed, and its rows since pruned: it stays.
+        """
+        path = self._lake / name.key
+        there = path.read_bytes() if path.exists() else None
+        if there is not None and (keep or there == data):
+            return there
+        write_durably(path, data)
+        return data
+
+    def _note_object(self, name: ObjectName, data: bytes, at_ms: int) -> None:
+        self._db.execute(
+            "INSERT OR IGNORE INTO objects (key, stream, priority, bytes, sha256, sealed_at_ms)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (name.key, name.stream, _priority(name.stream), len(data), hashlib.sha256(data).hexdigest(), at_ms),
+        )
+
+    def _encode(self, intent: _Intent) -> tuple[dict[Any, tuple[int, bytes]], list[tuple[int, str, str | None]]]:
+        """Return the objects of ``intent`` by date, and the rows that no object can hold: (seq, reason, row)."""
+        stream, first, last = intent.stream, intent.first_seq, intent.last_seq
+        try:
+            return encode(stream, LAKE_COLUMNS[stream], self._rows(stream, first, last)), []
+        except _UNSOUND as e:
+            log.warning("%s %d to %d hold a row that cannot be sealed: %s; it is set aside", stream, first, last, e)
+        rows, broken = self._sift(stream, first, last)
+        return encode(stream, LAKE_COLUMNS[stream], rows) if rows else {}, broken
+
+    def _rows(self, stream: str, first: int, last: int) -> Mapping[str, Sequence[Any]]:
+        """Return rows of the store; a row that is at fault is told from a database that cannot serve."""
+        try:
+            return self._store.rows(stream, first, last)
+        except StoreError as e:
+            if isinstance(e.__cause__, msgspec.MsgspecError):
+                raise UnsealableRows(str(e)) from e
+            raise
+
+    def _sift(
+        self, stream: str, first: int, last: int
+    ) -> tuple[Mapping[str, Sequence[Any]], list[tuple[int, str, str | None]]]:
+        """Return the sound rows of a range, and the others, found by halving it."""
+        rows: Mapping[str, Sequence[Any]] = {}
+        try:
+            rows = self._rows(stream, first, last)
+            encode(stream, LAKE_COLUMNS[stream], rows)
+        except _UNSOUND as e:
+            if first == last:
+                text = json.dumps({name: values[0] for name, values in rows.items()}, default=repr) if rows else None
+                return {}, [(first, str(e), text)]
+        else:
+            return rows, []
+        middle = (first + last) // 2
+        left, left_broken = self._sift(stream, first, middle)
+        right, right_broken = self._sift(stream, middle + 1, last)
+        joined = {name: [*left.get(name, ()), *right.get(name, ())] for name in left or right}
+        return joined, left_broken + right_broken
+
+    # Pushing
+
+    def next_parcel(self, *, urgent: bool) -> Parcel | None:
+        """Return the object that is to be pushed next: of the urgent stream, or of the others."""
+        query = (
+            "SELECT key, sha256 FROM objects WHERE pushed_at_ms IS NULL AND refused IS NULL AND (priority = 0) = ?"
+            " ORDER BY priority, id LIMIT 1"
+        )
+        found = self._fetch(query, urgent)
+        return Parcel(found[0][0], self._lake / found[0][0], found[0][1]) if found else None
+
+    def advance(self, key: str, at_ms: int) -> None:
+        """Note that the cloud has confirmed the object ``key``."""
+        with self._transaction():
+            self._db.execute("UPDATE objects SET pushed_at_ms = ? WHERE key = ?", (at_ms, key))
+
+    def set_aside(self, key: str, reason: str) -> None:
+        """Note that the object ``key`` can never be pushed, and why; the others go on."""
+        with self._transaction():
+            self._db.execute("UPDATE objects SET refused = ? WHERE key = ?", (reason, key))
+
+    def totals(self) -> Totals:
+        """Return what the outbox holds."""
+        found = self._fetch(
+            "SELECT count(*), coalesce(sum(bytes), 0), coalesce(sum(waits), 0), coalesce(sum(bytes * waits), 0),"
+            " count(refused), (SELECT count(*) FROM set_aside)"
+            " FROM (SELECT bytes, refused, pushed_at_ms IS NULL AND refused IS NULL AS waits FROM objects)"
+        )
+        return Totals(*found[0])
+
+    # Coming back
+
+    def _create(self) -> None:
+        """Make the tables; what the local lake's names tell is entered with them, all or nothing."""
+        newest: dict[str, ObjectName] = {}
+        with self._transaction():
+            for statement in _SCHEMA.split(";\n"):
+                self._db.execute(statement)
+            for name, path in _objects_in(self._lake):
+                self._note_object(name, path.read_bytes(), round(path.stat().st_mtime * 1000))
+                ours = (name.gateway, name.generation) == (self._store.gateway, self._store.generation)
+                if ours and (name.stream not in newest or newest[name.stream].last_seq < name.last_seq):
+                    newest[name.stream] = name
+            # The crash that lost sync.db may have come between two objects of the newest range: finish it again.
+            for name in newest.values():
+                if name.stream in LAKE_COLUMNS:
+                    self._db.execute(
+                        "INSERT INTO intents VALUES (?, ?, ?, ?, ?, ?, 1)",
+                        (name.stream, name.generation, name.site, name.first_seq, name.last_seq, 0),
+                    )
+                    self._db.execute(
+                        "INSERT INTO watermarks VALUES (?, ?, ?, 0)", (name.stream, name.generation, name.first_seq - 1)
+                    )
+        if newest:
+            log.warning("sync.db was lost; rebuilt from the local lake: %d objects", self.totals().objects)
+
+    def _fetch(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows that ``query`` finds."""
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as e:
+            message = f"sync.db cannot be read: {e}; restart sync: a broken one is rebuilt from the local lake"
+            raise StoreError(message) from e
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """Make what is done within it durable together, or not at all."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as e:
+            message = f"sync.db cannot be written: {e}; is the disk full, or read-only?"
+            raise StoreError(message) from e
+
+
+def _priority(stream: str) -> int:
+    """Return the turn in which objects of ``stream`` are pushed; one that is not known waits for all others."""
+    return PUSH_ORDER.index(stream) if stream in PUSH_ORDER else len(PUSH_ORDER)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock that keeps a second sync off this directory; it goes with the process, however that ends."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as e:
+        message = f"{path} cannot be made: {e.strerror}; the directory must be there and writable for sync"
+        raise StoreError(message) from e
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            message = f"{path}: another sync runs on this directory; stop it first (systemctl stop flockwatch-sync)"
+            raise StoreError(message) from e
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _connect(database: Path) -> sqlite3.Connection:
+    """Open sync.db; one that is no sound database is put out of the way: the lake brings it back."""
+    try:
+        db = _open_database(database)
+    except sqlite3.DatabaseError as e:
+        if isinstance(e, sqlite3.OperationalError):  # locked, full, not allowed: nothing is wrong with the file itself
+            raise
+        broken = database.with_suffix(".broken")
+        log.error("%s is broken (%s); kept as %s", database, e, broken.name)  # noqa: TRY400  # no trace is needed
+        database.replace(broken)
+        database.with_name(database.name + "-journal").unlink(missing_ok=True)
+        sync_folder(database.parent)
+        db = _open_database(database)
+    return db
+
+
+def _open_database(database: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(database, timeout=10, isolation_level=None)
+    try:
+        db.execute("PRAGMA synchronous = FULL")
+        verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error:
+        db.close()
+        raise
+    if verdict != "ok":
+        db.close()
+        raise sqlite3.DatabaseError(verdict)
+    return db
+
+
+def _objects_in(lake: Path) -> Iterator[tuple[ObjectName, Path]]:
+    """Yield every sealed object of the local lake, in the order of its range."""
+    found = []
+    for path in lake.glob("*/site=*/date=*/*.parquet"):
+        name = ObjectName.parse(path.relative_to(lake).as_posix())
+        if name is not None:
+            found.append((name, path))
+    yield from sorted(found, key=lambda pair: (pair[0].generation, pair[0].first_seq, pair[0].key))

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from agent.config import Config, House, SignalOverride
+from agent.domain import Quality, SeriesKey, TimeQuality, from_ms
+from agent.quality import QualityInterval, QualityJudge
+from agent.readings import EMPTY, Readings, ReadingsBuilder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+KEY = SeriesKey("house1", "temperature")
+START_MS = 1_795_000_000_000
+MINUTE_MS = 60_000
+HOUR_MS = 3_600_000
+GOOD, STUCK, BEYOND, JUMP, STALE, SUSPECT = Quality
+
+
+def block(
+    values: Iterable[float], *, key: SeriesKey = KEY, start_ms: int = START_MS, step_ms: int = MINUTE_MS
+) -> Readings:
+    builder = ReadingsBuilder()
+    for i, value in enumerate(values):
+        builder.add(key, start_ms + i * step_ms, value, TimeQuality.SENDER, START_MS)
+    return builder.build()
+
+
+def judge_of(*houses: House) -> QualityJudge:
+    return QualityJudge(Config(house=houses).signal)
+
+
+def qualities(judge: QualityJudge, readings: Readings) -> list[Quality]:
+    return [Quality(int(q)) for q in judge.judge(readings)[0].quality]
+
+
+def test_ordinary_values_are_good_and_open_nothing() -> None:
+    judge = judge_of()
+    judged, intervals = judge.judge(block([21.0 + 0.1 * (i % 7) for i in range(200)]))
+    assert set(judged.quality.tolist()) == {GOOD}
+    assert intervals == []
+    assert judge.open_intervals(START_MS + 200 * MINUTE_MS) == []
+    assert judged.quality.dtype == np.uint8
+
+
+def test_nothing_comes_of_nothing() -> None:
+    assert judge_of().judge(EMPTY) == (EMPTY, [])
+
+
+@pytest.mark.parametrize(
+    ("signal", "value", "quality"),
+    [
+        ("temperature", -20, GOOD),
+        ("temperature", -20.1, BEYOND),
+        ("temperature-3", 85, BEYOND),
+        ("silo", 3e18, BEYOND),
+        ("co2", 349, BEYOND),  # outside air has more
+        ("humidity", 0, BEYOND),
+        ("humidity", 553, SUSPECT),  # tenths of a percent
+        ("humidity", 0.61, SUSPECT),  # a fraction
+        ("humidity", 1001, BEYOND),
+        ("dead", -20, GOOD),  # a correction
+        ("something-else", 1e300, GOOD),
+        ("something-else", float("nan"), BEYOND),
+    ],
+)
+def test_a_value_beyond_its_range_is_marked(signal: str, value: float, quality: Quality) -> None:
+    assert qualities(judge_of(), block([value], key=SeriesKey("house1", signal))) == [quality]
+
+
+def test_a_house_may_have_ranges_of_its_own() -> None:
+    judge = judge_of(House(id="house1", signals={"temperature": SignalOverride(high=30)}))
+    assert qualities(judge, block([31], key=SeriesKey("house1", "temperature-2"))) == [BEYOND]
+    assert qualities(judge, block([31], key=SeriesKey("house2", "temperature"))) == [GOOD]
+
+
+def test_an_interval_tells_from_when_to_when_and_why() -> None:
+    """It ends where good readings began, once three of them came: a flicker is one interval, not a hundred."""
+    judge = judge_of()
+    _, intervals = judge.judge(block([21, 99, 99, 21, 99, 21, 21, 21, 21]))
+    began = QualityInterval(KEY, START_MS + MINUTE_MS, None, BEYOND, "99 Cel is above 55")
+    assert intervals == [began, began._replace(to_ms=START_MS + 5 * MINUTE_MS)]
+
+
+def test_an_interval_that_lasts_is_shown_and_ended_with_the_recording() -> None:
+    judge = judge_of()
+    judge.judge(block([99, 99]))
+    (lasting,) = judge.open_intervals(START_MS + MINUTE_MS)
+    assert (lasting.from_ms, lasting.to_ms) == (START_MS, None)
+    assert judge.close(from_ms(START_MS + MINUTE_MS)) == [lasting._replace(to_ms=START_MS + MINUTE_MS)]
+
+
+def test_one_fault_that_turns_into_another_makes_two_intervals() -> None:
+    _, intervals = judge_of().judge(block([21, 99, 50, 21, 21, 21]))
+    assert [(i.quality, i.from_ms - START_MS, i.to_ms) for i in intervals] == [
+        (BEYOND, MINUTE_MS, None),
+        (BEYOND, MINUTE_MS, START_MS + 2 * MINUTE_MS),
+        (JUMP, 2 * MINUTE_MS, None),
+        (JUMP, 2 * MINUTE_MS, START_MS + 3 * MINUTE_MS),
+    ]
+
+
+def test_a_spike_is_a_jump_and_the_value_after_it_is_good() -> None:
+    judge = judge_of()
+    assert qualities(judge, block([21, 21.2, 45, 21.1, 21])) == [GOOD, GOOD, JUMP, GOOD, GOOD]
+
+
+def test_a_level_that_stays_is_believed_with_its_third_reading() -> None:
+    """12 K in a minute is no house; a replaced or moved sensor stays there."""
+    judge = judge_of()
+    assert qualities(judge, block([10, 40, 40.1, 40, 40.2, 39.9])) == [GOOD, JUMP, JUMP, GOOD, GOOD, GOOD]
+
+
+def test_values_that_jump_about_stay_marked() -> None:
+    judge = judge_of()
+    assert qualities(judge, block([0, 50, 25, 54])) == [GOOD, JUMP, JUMP, JUMP]
+
+
+def test_the_same_change_over_a_longer_time_is_no_jump() -> None:
+    assert qualities(judge_of(), block([10, 40], step_ms=10 * MINUTE_MS)) == [GOOD, GOOD]
+
+
+def test_noise_between_readings_a_second_apart_is_no_jump() -> None:
+    assert qualities(judge_of(), block([21, 22, 20.5, 22], step_ms=1000)) == [GOOD] * 4
+
+
+def test_a_stuck_sensor_is_marked_from_its_time_on_and_the_interval_says_since_when() -> None:
+    judge = judge_of()
+    values = [20.0, 20.5, *[21.4] * 800, 21.5, 21.6, 21.7]
+    judged, intervals = judge.judge(block(values))
+    run_ms = START_MS + 2 * MINUTE_MS
+    first_stuck = judged.quality.tolist().index(STUCK)
+    assert judged.at_ms[first_stuck] == run_ms + 12 * HOUR_MS
+    assert set(judged.quality[first_stuck:802].tolist()) == {STUCK}
+    assert set(judged.quality[802:].tolist()) == {GOOD}
+    assert intervals == [
+        QualityInterval(KEY, run_ms, None, STUCK, "always 21.4"),
+        QualityInterval(KEY, run_ms, START_MS + 802 * MINUTE_MS, STUCK, "always 21.4"),
+    ]
+
+
+def test_few_readings_of_the_same_value_prove_nothing() -> None:
+    assert set(qualities(judge_of(), block([21.4] * 19, step_ms=24 * HOUR_MS))) == {GOOD}
+
+
+def test_a_signal_that_may_be_constant_is_never_stuck() -> None:
+    key = SeriesKey("house1", "ammonia")
+    assert set(qualities(judge_of(), block([0.0] * 5000, key=key))) == {GOOD}
+
+
+def test_a_gap_is_an_interval_and_what_repeats_across_it_is_not_stuck() -> None:
+    judge = judge_of()
+    judge.judge(block([21.4] * 30))
+    later_ms = START_MS + 13 * HOUR_MS
+    judged, intervals = judge.judge(block([21.4] * 3, start_ms=later_ms))
+    assert judged.quality.tolist() == [GOOD] * 3
+    assert intervals == [QualityInterval(KEY, START_MS + 29 * MINUTE_MS, later_ms, STALE, "no readings")]
+
+
+def test_silence_is_shown_while_it_lasts_by_the_series_own_rhythm() -> None:
+    judge = judge_of()
+    daily = SeriesKey("house1", "weight")
+    judge.judge(block([21.0 + i for i in range(5)]))
+    judge.judge(block([1000, 1080, 1160, 1240], key=daily, step_ms=24 * HOUR_MS, start_ms=START_MS - 72 * HOUR_MS))
+    assert judge.open_intervals(START_MS + 9 * MINUTE_MS) == []
+    (silent,) = judge.open_intervals(START_MS + 10 * MINUTE_MS)
+    assert silent == QualityInterval(KEY, START_MS + 4 * MINUTE_MS, None, STALE, "no readings")
+    assert len(judge.open_intervals(START_MS + 73 * HOUR_MS)) == 2
+
+
+def test_the_rhythm_is_the_median_interval_and_survives_a_restart() -> None:
+    judge = judge_of()
+    assert judge.rhythm_s(KEY) is None
+    judge.judge(block([21, 22, 21]))
+    assert judge.rhythm_s(KEY) is None
+    judge.judge(block([21, 22, 21], start_ms=START_MS + HOUR_MS))
+    assert judge.rhythm_s(KEY) == 60.0
+    again = judge_of()
+    again.restore({KEY: 60.0})
+    assert again.rhythm_s(KEY) == 60.0
+    again.judge(block([21, 22]))
+    assert again.rhythm_s(KEY) == 60.0
+    assert again.open_intervals(START_MS + HOUR_MS)[0].quality is STALE
+
+
+def test_a_late_reading_is_judged_by_its_range_alone_and_changes_nothing() -> None:
+    judge = judge_of()
+    judge.judge(block([21, 21.1, 21.2]))
+    late = block([50, 99], start_ms=START_MS - HOUR_MS)
+    judged, intervals = judge.judge(late)
+    assert judged.quality.tolist() == [GOOD, BEYOND]
+    assert intervals == []
+    assert qualities(judge, block([21.1], start_ms=START_MS + 3 * MINUTE_MS)) == [GOOD]
+
+
+def test_how_readings_are_cut_into_blocks_changes_nothing() -> None:
+    values = [21, 22, 99, 21, *[21.4] * 900, 45, 21, 21, 50, 50, 50, 50]
+    whole, whole_intervals = judge_of().judge(block(values))
+    judge = judge_of()
+    parts = [judge.judge(whole.take(np.arange(i, min(i + 7, len(values))))) for i in range(0, len(values), 7)]
+    assert np.concatenate([part.quality for part, _ in parts]).tolist() == whole.quality.tolist()
+    assert [interval for _, intervals in parts for interval in intervals] == whole_intervals
