@@ -175,8 +175,12 @@ class Bus:
         """End the present ``receive``, or the next one; may be called from a signal handler."""
         self._wakes.put(None)  # SimpleQueue.put is reentrant (Python documentation, "queue")
 
-    def acknowledge(self, messages: Sequence[Message]) -> None:
-        """Let the broker forget these messages; those of an older connection it will send again anyway."""
+    def acknowledge(self, messages: Sequence[Message]) -> bool:
+        """Let the broker forget these messages; tell whether it will forget all of them.
+
+        Those of an older connection it will send again.
+        """
+        stale_before = self.counters.stale_acks
         for message in messages:
             if message.qos == 0:
                 continue
@@ -185,6 +189,7 @@ class Bus:
                 continue
             self._client.ack(message.mid, 1)
             self.counters.acked += 1
+        return self.counters.stale_acks == stale_before
 
     def publish(self, topic: str, payload: bytes, *, retain: bool) -> bool:
         """Publish at QoS 1; tell whether it was taken.

@@ -11,35 +11,36 @@ from collections import deque
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 from agent.alerts import alert, iso
 from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.bus import Bus
 from agent.commands import parse_flock_command, parse_warning_command
 from agent.dialects import Decoder
-from agent.domain import PUBLISHED_STATES, Event, SeriesKey, from_ms, to_ms
+from agent.domain import PUBLISHED_STATES, Event, SeriesKey, WarningState, from_ms, to_ms
 from agent.errors import BundleError, InputError, StoreError
 from agent.flock import HouseLife, day_number
 from agent.health import Health
 from agent.notify import Notifier
 from agent.predict import Predictor
-from agent.quality import QualityJudge
+from agent.quality import Known, QualityJudge
 from agent.store import Store
 from agent.watch import GRID, HouseWatch, judge_instant
+from agent.window import Bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType
 
     from agent.bundles import Bundle
     from agent.clock import Clock
     from agent.config import Config
-    from agent.domain import FlockChange, Message, Prediction, WarningEvent
+    from agent.domain import FlockChange, Message, Prediction, Standing, WarningEvent
     from agent.quality import QualityInterval
     from agent.readings import Readings
     from agent.watch import Outcome
-    from agent.window import Bucket
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ INSTANTS_PER_TURN = 24  # four hours of backlog are judged between two acknowled
 HEARTBEAT_S = 60.0  # real time: a reader takes a severity that is older than 180 s as unknown
 PRUNE_EVERY_S = 600.0
 REPEATED_WITHIN_S = 60.0  # a command without id that says the same again so soon is the same
+BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
 _GRID_MS = int(GRID / timedelta(milliseconds=1))
 
@@ -145,10 +147,12 @@ class Agent:
             flock = None if change is None or change.flock is None or change.flock.ended_at else change.flock
             life = HouseLife() if change is None else HouseLife(change.state, change.at, flock)
             standings = [standing for standing in known.standings if standing.house == watch.house]
-            rhythms_s = {key.signal: s for key, s in known.rhythms.items() if key.house == watch.house}
-            watch.restore(life, standings, known.buckets(watch.house), rhythms_s)
+            watch.restore(life, standings, _of(watch.house, known.rhythms), _of(watch.house, known.newest_ms))
+        while buckets := [Bucket(*row) for row in islice(known.buckets, BUCKETS_AT_ONCE)]:
+            for watch in self.watches:
+                watch.window.load(buckets)
         self._observed_seq = known.observed_seq
-        self.quality.restore(known.rhythms)
+        self.quality.restore(Known(known.rhythms, known.newest_ms, _stuck(known.standings)))
         for readings in known.newer:
             self._observe(readings)
         return Grid(known.judged_at or self.clock.now())
@@ -160,8 +164,8 @@ class Agent:
         readings = self._append(messages)  # one transaction, on the disk when it returns; only new rows come back
         self._observe(readings)  # each house takes what is its own
         self._obey(messages)
-        self.bus.acknowledge(messages)  # only now may the broker forget them
-        self.store.acknowledged()
+        if self.bus.acknowledge(messages):  # only now may the broker forget them
+            self.store.acknowledged()
         self._judge()  # every grid instant since the last one, live and backlog alike
         self._record()  # predictions, transitions and windows of each instant, one transaction
         self._publish()  # retained: the final state, not history
@@ -403,6 +407,23 @@ class _Instant:
     outcomes: list[Outcome]
     buckets: list[Bucket]
     observed_seq: int
+
+
+_T = TypeVar("_T")
+
+
+def _of(house: str, series: Mapping[SeriesKey, _T]) -> dict[str, _T]:
+    return {key.signal: value for key, value in series.items() if key.house == house}
+
+
+def _stuck(standings: Sequence[Standing]) -> dict[SeriesKey, tuple[int, float]]:
+    """Return the sensors that were stuck, since when and at which value: a restart does not free them."""
+    return {
+        SeriesKey(standing.house, standing.rule.partition("-")[2]): (to_ms(standing.since), standing.evidence.actual)
+        for standing in standings
+        if standing.rule.startswith("stuck-") and standing.state is not WarningState.NORMAL
+        if standing.since is not None and standing.evidence is not None and standing.evidence.actual is not None
+    }
 
 
 def _log(outcome: Outcome) -> None:

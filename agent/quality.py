@@ -160,6 +160,25 @@ class _Series:
         return rhythm_ms is not None and silence_ms > max(GAP_RHYTHMS * rhythm_ms, SHORTEST_GAP_MS)
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was known of the series before a restart."""
+
+    rhythms_s: Mapping[SeriesKey, float] = field(default_factory=dict)
+    newest_ms: Mapping[SeriesKey, int] = field(default_factory=dict)  # so that a gap across the restart is told
+    stuck: Mapping[SeriesKey, tuple[int, float]] = field(default_factory=dict)  # since when, at which value
+
+    def seed(self, series: _Series) -> None:
+        """Write into a series that begins what is known of it."""
+        key = series.key
+        if key in self.rhythms_s:
+            series.intervals_ms.extend([round(self.rhythms_s[key] * 1000)] * RHYTHM_SEED)
+        series.last_ms = self.newest_ms.get(key)
+        if key in self.stuck:
+            series.run_ms, series.run_value = self.stuck[key]
+            series.run_readings = STUCK_READINGS
+
+
 class QualityJudge:
     """Judges readings as they come; remembers the last values of each series, and begins anew after a restart."""
 
@@ -167,7 +186,7 @@ class QualityJudge:
         """Take the limits of each series from ``signal``: the catalogue with what the house says otherwise."""
         self._signal = signal
         self._series: dict[SeriesKey, _Series] = {}
-        self._rhythms_s: Mapping[SeriesKey, float] = {}
+        self._known = Known()
 
     def judge(self, readings: Readings) -> tuple[Readings, list[QualityInterval]]:
         """Return the readings with their quality, and the intervals that began (without end) or ended with them.
@@ -187,11 +206,11 @@ class QualityJudge:
         """Return the usual seconds between two readings of a series; None before the fourth."""
         series = self._series.get(key)
         rhythm_ms = None if series is None else series.rhythm_ms()
-        return self._rhythms_s.get(key) if rhythm_ms is None else rhythm_ms / 1000
+        return self._known.rhythms_s.get(key) if rhythm_ms is None else rhythm_ms / 1000
 
-    def restore(self, rhythms_s: Mapping[SeriesKey, float]) -> None:
-        """Take back the rhythms from before a restart; all else is learnt again within a few readings."""
-        self._rhythms_s = dict(rhythms_s)
+    def restore(self, known: Known) -> None:
+        """Take back what was known before a restart; all else is learnt again within a few readings."""
+        self._known = known
 
     def open_intervals(self, now_ms: int) -> list[QualityInterval]:
         """Return what is not good at ``now_ms``: intervals that last, and series that are silent."""
@@ -219,6 +238,5 @@ class QualityJudge:
                 inf if signal.jump_per_s is None else signal.jump_per_s / 1000,
                 inf if signal.stuck_after_s is None else signal.stuck_after_s * 1000,
             )
-            if key in self._rhythms_s:
-                series.intervals_ms.extend([round(self._rhythms_s[key] * 1000)] * RHYTHM_SEED)
+            self._known.seed(series)
         return series

@@ -83,6 +83,11 @@ class Seen:
         """The newest time of all series; far in the past where there is none."""
         return int(self._high_ms.max())
 
+    def high_ms(self, series: int) -> int | None:
+        """The newest time of a series; None where it has none."""
+        high_ms = int(self._high_ms[series]) if series < len(self._high_ms) else BEFORE_ALL
+        return None if high_ms == BEFORE_ALL else high_ms
+
     def set_high(self, series: int, high_ms: int) -> None:
         """Take over from disk the newest time of a series."""
         self._make_room(series)

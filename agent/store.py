@@ -37,7 +37,7 @@ from agent.readings import Readings
 from agent.seen import SLOT_MS, Disk, Rows, Seen, Verdict, joined, pack_times, unpack_times
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
     from types import TracebackType
@@ -174,8 +174,9 @@ class Restored:
     judged_at: datetime | None
     observed_seq: int
     rhythms: dict[SeriesKey, float]  # the usual interval of each series, in seconds
+    newest_ms: dict[SeriesKey, int]  # the newest time of each series
     commands: tuple[tuple[str, str, str], ...]  # (id, topic, answer) of the last 100, oldest first
-    buckets: Callable[[str], Iterator[BucketRow]]  # of a house
+    buckets: Iterator[BucketRow]  # of all houses, in the order of their time
     newer: Iterator[Readings]  # readings stored after observed_seq, in blocks of at most BLOCK_ROWS
 
 
@@ -547,15 +548,18 @@ class Store:
                 judged_at=from_ms(int(meta["judged_ms"])) if "judged_ms" in meta else None,
                 observed_seq=self._observed_seq,
                 rhythms={SeriesKey(house, signal): rhythm for house, signal, rhythm in rhythms},
+                newest_ms={
+                    key: newest for key, number in self._series.items() if (newest := self._seen.high_ms(number)) is not None
+                },
                 commands=tuple(reversed(commands)),
-                buckets=self._buckets,
+                buckets=self._buckets(),
                 newer=self._newer_readings(self._observed_seq),
             )
 
-    def _buckets(self, house: str) -> Iterator[BucketRow]:
+    def _buckets(self) -> Iterator[BucketRow]:
         with _named_errors(self._path, "read what the windows held"):
             yield from self._db.execute(
-                "SELECT house, signal, step_s, start_ms, n, sum, min, max, last FROM buckets WHERE house = ?", (house,)
+                "SELECT house, signal, step_s, start_ms, n, sum, min, max, last FROM buckets ORDER BY step_s, start_ms"
             )
 
     def _newer_readings(self, seq: int) -> Iterator[Readings]:

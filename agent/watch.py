@@ -36,7 +36,7 @@ from agent.manifest import Judge, horizon_s
 from agent.rules import KINDS, kind_of, rule_by_default, rule_of
 from agent.signals import base_of
 from agent.strains import strain_of
-from agent.window import Bucket, FlockContext, Window
+from agent.window import FlockContext, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
     from agent.readings import Readings
     from agent.signals import Signal
     from agent.window import HouseInputs, Measured
-
-    BucketRow = tuple[str, str, int, int, int, float, float, float, float]
 
 GRID = timedelta(minutes=10)
 """The step of event time: fine enough to find a stopped flow within the hour, coarse enough for a small gateway."""
@@ -112,8 +110,8 @@ class _Sensor:
 
     last_ms: int
     monotonic: float
-    quality: Quality
-    value: float
+    quality: Quality | None = None  # None: not since the restart
+    value: float = float("nan")
     bad_since_ms: int | None = None  # since when its quality has been what it is now, where that is not good
 
 
@@ -156,13 +154,18 @@ class HouseWatch:
         self,
         life: HouseLife,
         standings: Iterable[Standing],
-        buckets: Iterable[BucketRow],
         rhythms_s: Mapping[str, float],
+        newest_ms: Mapping[str, int],
     ) -> None:
-        """Take back what was known before a restart; readings newer than the buckets are observed again afterwards."""
+        """Take back what was known before a restart; the window takes its buckets, then what is newer is observed.
+
+        ``newest_ms`` are the newest times of the sensors: one that was silent before the restart is silent after it.
+        """
         self.life = life
+        self._sensors = {name: _Sensor(at_ms, self._heard_monotonic) for name, at_ms in newest_ms.items()}
+        self._watermark_ms = max(newest_ms.values(), default=0)
         self.standings = {standing.rule: standing for standing in standings}
-        self.window.load((Bucket(*bucket) for bucket in buckets), rhythms_s)
+        self.window.load((), rhythms_s)
 
     def observe(self, readings: Readings, monotonic: float) -> None:
         """Take what is this house's; ``monotonic`` is the real time of their arrival."""
@@ -480,6 +483,8 @@ class HouseWatch:
         return self._silence_evidence(f"missing-{name}", sensor.last_ms, interval_s, at)
 
     def _stuck(self, name: str, sensor: _Sensor) -> Evidence:
+        if sensor.quality is None:
+            return Evidence(None, why="no reading since the start")
         if sensor.quality is not Quality.STUCK or sensor.bad_since_ms is None:
             return Evidence(0.0)
         return Evidence(1.0, actual=sensor.value, unit=self._unit(name), since=from_ms(sensor.bad_since_ms))

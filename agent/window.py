@@ -478,10 +478,12 @@ class Window:
         self._put(row, at_ms, self._measured(row, value, elapsed_s), value)
 
     def load(self, buckets: Iterable[Bucket], rhythms_s: Mapping[str, float] | None = None) -> None:
-        """Take back what ``take_changed`` gave, and the rhythms that ``rhythms_s`` told, after a restart."""
-        newest_ms: dict[int, int] = {}
-        for bucket in sorted((b for b in buckets if b.house == self.house), key=lambda b: b.start_ms):
-            if base_of(bucket.signal) not in self._signals:
+        """Take back what ``take_changed`` gave, and the rhythms that ``rhythms_s`` told, after a restart.
+
+        Buckets of other houses are passed over; they may come in parts and in any order.
+        """
+        for bucket in buckets:
+            if bucket.house != self.house or base_of(bucket.signal) not in self._signals:
                 continue
             row = self._row_of(bucket.signal)
             ring = self._fine if bucket.step_s == BUCKET_S else self._daily
@@ -493,8 +495,7 @@ class Window:
             ring.n[row, slot], ring.sum[row, slot], ring.last[row, slot] = bucket.n, bucket.sum, bucket.last
             ring.min[row, slot], ring.max[row, slot] = bucket.min, bucket.max
             ring.last_ms[row, slot] = 0
-            if bucket.start_ms >= newest_ms.get(row, bucket.start_ms):
-                newest_ms[row] = bucket.start_ms
+            if bucket.start_ms > self._high_ms[row]:
                 self._high_ms[row], self._total[row] = bucket.start_ms, bucket.last
         for name, rhythm_s in (rhythms_s or {}).items():
             if base_of(name) in self._signals and rhythm_s > 0:

@@ -81,7 +81,7 @@ HOUSE_RANGES: Mapping[str, Range] = {
     "water_gain": Range(0.97, 1.03),  # assumed
     "feed_gain": Range(0.97, 1.03, (0.92, 1.08)),
     "scale_bias": Range(-0.04, 0.02, (-0.08, 0.05)),  # field scales read 0.93 +- 0.10 of the curve, flocks included
-    "scale_noise": Range(0.012, 0.03, (0.01, 0.05)),  # of one day's mean; real day-to-day change 3.3 %
+    "scale_noise": Range(0.015, 0.04, (0.01, 0.06)),  # of one day's mean; real day-to-day change 3.3 %
     "scale_late_bias": Range(0.03, 0.05, (0.01, 0.09)),  # by day 40: heavy birds stay away [S30, S33, S68]
     "scale_visits": Range(0.02, 0.12),  # weighings per bird and day in week 2; assumed
     "temperature_bias": Range(-0.4, 0.4),  # DOL 114: +-0.5 Cel [S11]

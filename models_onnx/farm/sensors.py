@@ -1,7 +1,7 @@
 """What the sensors make of the truth: lag, bias, noise, resolution, gaps, stuck values; meters, silo and bird scale.
 
 Sources: S11 DOL 114 (temperature T63 6 min, +-0.5 Cel, +-2 %RH), S14 DOL 53 (NH3: 0.5 ppm steps, T50 < 30 s, 10 %),
-S30/S33/S68 bird scales; ``../shared`` style figures of real farms are quoted where they are used.
+S30/S33/S68 bird scales. "Real" figures were measured on commercial flocks.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FRESH_AIR_PPM = 400.0  # a sensor set right never shows less, though many real o
 
 SCALE_MEMORY_S = 12 * 3600.0  # a running mean over a day lags half a day
 SCALE_DAYS = 1.1  # how long the scale's daily error lasts: real sd of the day-to-day change is that of the level
-SCALE_OUTLIER, SCALE_OUTLIER_SD = 0.015, 0.12  # days on which the mean jumps: 1.4 % of real days by > 250 g
+SCALE_OUTLIER, SCALE_OUTLIER_SD = 0.03, 0.2  # share of days, and jump of their mean; real: > 250 g on 1.4 % of days
 LATE_FROM_DAY, LATE_FULL_DAY = 28.0, 40.0  # heavy birds stay away [S30]; days assumed from S68
 SHY_FROM_DAY = 28.0  # and the visits themselves become fewer; assumed
 

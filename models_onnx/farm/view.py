@@ -42,6 +42,7 @@ class View:
         """Show the state as it is at the farm's time ``now``."""
         if not status or not status["counts"]["readings"]:
             return
+        self._note(status["counts"]["readings"])
         warnings = {w["id"]: w for w in status["warnings"]}
         for identity, warning in warnings.items():
             if identity not in self._said:
@@ -84,17 +85,19 @@ class View:
         self._line(f"look      flockwatch status --config {self._directory / 'agent.toml'}")
         self._line(f"read      duckdb -c \"FROM '{self._directory}/cloud/readings/**/*.parquet' LIMIT 10\"")
 
-    def _rate(self, readings: int) -> float:
-        """Return the readings per real second over the last few seconds."""
+    def _note(self, readings: int) -> None:
         now = time.monotonic()
         self._seen = [(at, n) for at, n in self._seen if now - at < PLAIN_EVERY_S] + [(now, readings)]
+
+    def _rate(self) -> float:
+        """Return the readings per real second over the last few seconds."""
         (first_at, first), (last_at, last) = self._seen[0], self._seen[-1]
         return (last - first) / (last_at - first_at) if last_at > first_at else 0.0
 
     def _figures(self, status: Mapping[str, Any], now: datetime) -> str:
         readings = status["counts"]["readings"]
         return (
-            f"{now:%Y-%m-%d %H:%M} farm time  {readings:,} readings ({self._rate(readings):,.0f}/s)  "
+            f"{now:%Y-%m-%d %H:%M} farm time  {readings:,} readings ({self._rate():,.0f}/s)  "
             f"{len(status['warnings'])} warnings stand  lake {status['lake_objects']} objects, {status['lake_mb']} MB"
         )
 

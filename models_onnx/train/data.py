@@ -200,7 +200,7 @@ class Wanted:
 def collect(
     flocks: Iterator[FlockData], wanted: Wanted, *, per_day: int | Sequence[int], seed: int, held: bool = True
 ) -> Samples:
-    """Return samples of flocks: ``per_day`` random instants of each day, or the instants (600 s each) of the day named."""
+    """Return samples of flocks: ``per_day`` random instants of each day, or those named, in steps of 600 s."""
     rng = np.random.default_rng([seed, 11])
     rows: list[tuple[Mapping[str, F32], int, int, list[float], list[float]]] = []
     by_length: dict[int, tuple[Feature, ...]] = {}

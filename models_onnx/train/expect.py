@@ -8,7 +8,7 @@ hour yesterday; the day before; the temperature now), and the network says how f
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,7 +125,10 @@ def _daily(g: Graph) -> list[str]:
 
 def _hourly_flow(g: Graph, column: int, day_column: int, usual: float) -> Columns:
     """Return the columns for a flow over the next hour; ``usual`` is its rate where nothing is known."""
-    root = {day: g.op("Sqrt", g.rows("hours", _last(HOURS, *range(24 * day - 2, 24 * day + 3)), column)) for day in (1, 2, 3)}
+    root = {
+        day: g.op("Sqrt", g.rows("hours", _last(HOURS, *range(24 * day - 2, 24 * day + 3)), column))
+        for day in (1, 2, 3)
+    }
     now = g.op("Sqrt", g.rows("hours", _last(HOURS, 0, 1, 2, 3), column))
     other = g.op("Sqrt", g.rows("hours", _last(HOURS, 0, 1, 23, 24), H_FEED + H_WATER - column))
     # of yesterday: the hour to come is 23 rows back, the hour now 24, and so on
@@ -163,7 +166,9 @@ def _hourly_temperature(g: Graph) -> Columns:
     before = g.rows("hours", _last(HOURS, 46, 47, 48), H_TEMPERATURE)
     days = g.rows("days", _last(DAYS_LONG, 0), D_TEMPERATURE)
     now = g.first_known([g.columns(ten, [i]) for i in range(6)])
-    base = g.first_known([now, g.columns(hours, [0]), g.columns(hours, [1]), g.columns(yesterday, [1]), days, g.const([[21.0]])])
+    base = g.first_known(
+        [now, g.columns(hours, [0]), g.columns(hours, [1]), g.columns(yesterday, [1]), days, g.const([[21.0]])]
+    )
     outside = g.rows("hours", _last(HOURS, 0, 1, 2, 23, 24), H_OUTSIDE)
     outside_now = g.rows("tens", _last(TENS, 0, 3), 1)
     parts = [
@@ -306,13 +311,3 @@ def outputs_of(judges: Mapping[str, Judge]) -> tuple[Output, ...]:
         )
         for head in HEADS
     )
-
-
-def with_floor(head: Head, low: float, high: float) -> Judge:
-    """Return the limits of a head, rounded for people."""
-    return Judge(low=round(low, 2), high=round(high, 2), floor=head.floor)
-
-
-def unheld(samples: Samples) -> Samples:
-    """Return the samples at which every actual value was measured."""
-    return replace(samples)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
-    from onnx import ModelProto, NodeProto, TensorProto as Tensor
+    from onnx import ModelProto, NodeProto
 
 OPSET = 17
 IR_VERSION = 8  # of that opset's time: older runtimes take it
@@ -30,7 +30,7 @@ class Graph:
         """Begin a graph with float32 inputs of these shapes."""
         self.inputs = {name: tuple(shape) for name, shape in inputs.items()}
         self._nodes: list[NodeProto] = []
-        self._constants: dict[bytes, Tensor] = {}
+        self._constants: dict[bytes, TensorProto] = {}
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:  # noqa: ANN401 - ONNX attributes are of any type
         """Add a node of one output."""
@@ -87,7 +87,7 @@ class Graph:
         return known
 
     def mean_known(self, a: str) -> str:
-        """Return the mean of what is a number in each row of ``a`` [houses, n], as [houses, 1]; NaN where nothing is."""
+        """Return the mean of the numbers in each row of ``a`` [houses, n], as [houses, 1]; NaN where there is none."""
         unknown = self.op("IsNaN", a)
         axis = self.const([-1], np.int64)
         total = self.op("ReduceSum", self.op("Where", unknown, self.const(0.0), a), axis, keepdims=1)
@@ -140,11 +140,11 @@ class Graph:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
         evaluator = ReferenceEvaluator(model)
         count = len(next(iter(inputs.values())))
-        pieces = []
+        pieces: list[list[Any]] = []
         with np.errstate(all="ignore"):  # what is not measured is NaN all the way, that is the point
             for begin in range(0, count, PIECE):
                 feed = {name: values[begin : begin + PIECE] for name, values in inputs.items()}
-                pieces.append(evaluator.run(list(outputs), feed))
+                pieces.append(list(evaluator.run(list(outputs), feed)))
         return [np.concatenate([np.asarray(piece[i], np.float32) for piece in pieces]) for i in range(len(wanted))]
 
 

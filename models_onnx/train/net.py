@@ -1,4 +1,4 @@
-"""A small network for three quantiles, on numpy alone: pinball loss, Adam, early stopping; the same seed, the same bits.
+"""A small network for three quantiles, on numpy alone: pinball loss, Adam, early stopping; same seed, same bits.
 
 The network gives (m, a, b) for each row; with s the spread of the target the quantiles are p50 = base + s m,
 p10 = p50 - s softplus(a), p90 = p50 + s softplus(b): they can never cross.
@@ -6,7 +6,9 @@ p10 = p50 - s softplus(a), p90 = p50 + s softplus(b): they can never cross.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,7 +65,7 @@ class Net:
         """Begin with random weights (He et al. 2015), the spreads at about one."""
         rng = np.random.default_rng(seed)
         sizes = (inputs, *hidden, 3)
-        self.weights = [rng.normal(0, (2 / a) ** 0.5, (a, b)).astype(np.float32) for a, b in zip(sizes, sizes[1:], strict=False)]
+        self.weights = [rng.normal(0, (2 / a) ** 0.5, (a, b)).astype(np.float32) for a, b in pairwise(sizes)]
         self.weights[-1] *= 0.1
         self.biases = [np.zeros(b, np.float32) for b in sizes[1:]]
         self.biases[-1][1:] = 0.5
@@ -103,7 +105,11 @@ class Net:
         for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = graph.add(graph.op("MatMul", x, graph.const(w)), graph.const(b))
             x = graph.op("Relu", x) if i < len(self.weights) - 1 else x
-        return graph.columns(x, [0]), graph.op("Softplus", graph.columns(x, [1])), graph.op("Softplus", graph.columns(x, [2]))
+        return (
+            graph.columns(x, [0]),
+            graph.op("Softplus", graph.columns(x, [1])),
+            graph.op("Softplus", graph.columns(x, [2])),
+        )
 
 
 def pinball(y: NDArray[np.floating], quantiles: NDArray[np.floating]) -> float:
@@ -136,12 +142,12 @@ def fit(
         for begin in range(0, max(len(y) // BATCH, 1) * BATCH, BATCH):
             rows = order[begin : begin + BATCH]
             step += 1
-            rate = RATE * 0.5 * (1 + np.cos(np.pi * step / steps))
-            for p, g, m, v in zip(parameters, net.gradients(x[rows], y[rows]), first, second, strict=True):
-                m += (1 - BETA_1) * (g - m)
-                v += (1 - BETA_2) * (g * g - v)
-                size = rate * (1 - BETA_2**step) ** 0.5 / (1 - BETA_1**step)
-                p -= size * m / (np.sqrt(v) + EPSILON) + rate * DECAY * p
+            rate = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
+            shrink = rate * (1 - BETA_2**step) ** 0.5 / (1 - BETA_1**step)
+            for i, g in enumerate(net.gradients(x[rows], y[rows])):
+                first[i] += (1 - BETA_1) * (g - first[i])
+                second[i] += (1 - BETA_2) * (g * g - second[i])
+                parameters[i] -= shrink * first[i] / (np.sqrt(second[i]) + EPSILON) + rate * DECAY * parameters[i]
         loss = pinball(y_validation, net.quantiles(x_validation))
         say(f"epoch {epoch + 1}: pinball {loss:.4f} on validation farms")
         if loss < best_loss:
@@ -156,7 +162,7 @@ def calibrated(net: Net, x: F32, y: F32) -> tuple[float, float]:
     q = net.quantiles(x)
     below = (q[:, 1] - y) / np.maximum(q[:, 1] - q[:, 0], 1e-6)
     above = (y - q[:, 1]) / np.maximum(q[:, 2] - q[:, 1], 1e-6)
-    return float(np.quantile(below, 0.9)), float(np.quantile(above, 0.9))
+    return max(float(np.quantile(below, 0.9)), 0.1), max(float(np.quantile(above, 0.9)), 0.1)
 
 
 def _quantiles(z: F32) -> F32:

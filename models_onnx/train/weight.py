@@ -41,7 +41,15 @@ COURSE = (
     Feature(signal="temperature", aggregate="mean"),
 )
 WEIGHT, FEED, WATER, TEMPERATURE = range(len(COURSE))
-FACTS = ("age_days", "day_fraction", "days_to_slaughter", "parent_age_weeks", "strain:cobb500", "sex:male", "sex:female")
+FACTS = (
+    "age_days",
+    "day_fraction",
+    "days_to_slaughter",
+    "parent_age_weeks",
+    "strain:cobb500",
+    "sex:male",
+    "sex:female",
+)
 AGE, FRACTION, TO_SLAUGHTER, PARENTS, COBB, MALE, FEMALE = range(len(FACTS))
 INPUTS = (
     InputSpec(
@@ -83,10 +91,14 @@ def _curve_at(g: Graph, age: str, is_cobb: str) -> str:
 
 def columns_of(g: Graph) -> Columns:
     """Return the columns: of the course, the same for every horizon, then those of the horizon itself."""
-    parts = []
+    parts: list[str] = []
+    base = ""
     for column, own in ((WEIGHT, 7), (FEED, 4), (WATER, 4)):
         recent = g.rows("course", _rows(*range(own)), column)
-        means = [g.mean_known(g.rows("course", _rows(*range(a, b)), column)) for a, b in ((0, 3), (3, 7), (7, 14), (0, LENGTH))]
+        means = [
+            g.mean_known(g.rows("course", _rows(*range(a, b)), column))
+            for a, b in ((0, 3), (3, 7), (7, 14), (0, LENGTH))
+        ]
         parts += [recent, *means, g.sub(means[0], means[1]), g.sub(means[1], means[2])]
         if column == WEIGHT:
             base = g.first_known([means[0], means[1], means[2], means[3], g.const([[-0.05]])])
@@ -156,8 +168,9 @@ def train(
     net = fit(x, y, x_validation, y_validation, seed=seed, epochs=epochs)
     trained = Trained(net, scaling, calibrated(net, x_validation, y_validation))
     say(
-        f"weight: {len(y):,} samples, {x.shape[1]} columns, pinball {pinball(y_validation, net.quantiles(x_validation)):.4f} "
-        f"on validation farms, bands stretched by {trained.stretch[0]:.2f} and {trained.stretch[1]:.2f}"
+        f"weight: {len(y):,} samples, {x.shape[1]} columns, pinball "
+        f"{pinball(y_validation, net.quantiles(x_validation)):.4f} on validation farms, "
+        f"bands stretched by {trained.stretch[0]:.2f} and {trained.stretch[1]:.2f}"
     )
     return trained
 
@@ -177,7 +190,5 @@ def export(trained: Trained) -> ModelProto:
 
 
 OUTPUTS = (
-    Output(
-        name="weight_g", meaning="quantiles", target="weight_g", quantiles=QUANTILES, horizons=HORIZONS, unit="g"
-    ),
+    Output(name="weight_g", meaning="quantiles", target="weight_g", quantiles=QUANTILES, horizons=HORIZONS, unit="g"),
 )

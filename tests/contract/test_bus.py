@@ -151,12 +151,12 @@ def test_acknowledgements_of_an_older_connection_are_discarded(make_bus: Callabl
     bus, sender = make_bus("skov/#"), make_bus(client_id="sender")
     say(sender, "skov/a", "old")
     (old,) = collect(bus, 1)
+    sender.close()  # or it would say again what the broker had no time to confirm
     broker.stop()
     broker.forget()  # packet ids begin anew
     broker.start()
     until(bus, lambda: bus.connection == 2)
-    until(sender, lambda: sender.connection == 2)
-    say(sender, "skov/a", "new")
+    say(make_bus(client_id="another"), "skov/a", "new")
     (new,) = collect(bus, 1)
     assert (new.mid, new.connection) == (old.mid, 2)
     bus.acknowledge([old])
@@ -301,6 +301,7 @@ def test_a_restarted_broker_keeps_the_session_and_the_loss_is_said_once(
     bus, sender = make_bus("skov/#"), make_bus(client_id="sender")
     say(sender, "skov/a", "unacknowledged")
     collect(bus, 1)
+    sender.close()  # or it would say again what the broker had no time to confirm
     with caplog.at_level(logging.WARNING, "agent.bus"):
         broker.stop()
         until(bus, lambda: not bus.is_connected)
@@ -313,8 +314,9 @@ def test_a_restarted_broker_keeps_the_session_and_the_loss_is_said_once(
     assert [(message.payload, message.dup, message.connection) for message in redelivered] == [
         (b"unacknowledged", True, 2)
     ]
-    assert (bus.connection, bus.counters.lost_sessions) == (2, 0)
-    assert len([r for r in caplog.records if "is away" in r.getMessage()]) == 2  # one of each client
+    until(bus, lambda: bus.connection == 2)  # usable a moment after the first message
+    assert bus.counters.lost_sessions == 0
+    assert len([r for r in caplog.records if "is away" in r.getMessage()]) == 1
 
 
 def test_a_broker_that_lost_our_session_is_noticed(make_bus: Callable[..., Bus], broker: Broker) -> None:

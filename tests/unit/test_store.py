@@ -315,7 +315,7 @@ def test_what_was_recorded_is_restored(path: Path) -> None:
         assert (restored.judged_at, restored.observed_seq) == (NOW, 2)
         assert restored.rhythms == {WATER: 60.0}
         assert restored.commands == (("c1", "a/topic", '{"ok":true}'),)
-        assert list(restored.buckets("house1")) == [bucket]
+        assert list(restored.buckets) == [bucket]
         (newer,) = restored.newer
         assert (newer.at_ms.tolist(), newer.value.tolist(), newer.last_seq) == ([T + 2000], [2.0], 3)
         assert [newer.keys[i] for i in newer.key] == [WATER]
@@ -325,7 +325,7 @@ def test_a_new_store_has_nothing_to_restore(store: Store) -> None:
     restored = store.restore()
     assert (restored.standings, restored.houses, restored.judged_at, restored.observed_seq) == ((), {}, None, 0)
     assert list(restored.newer) == []
-    assert list(restored.buckets("house1")) == []
+    assert list(restored.buckets) == []
 
 
 def test_rows_to_observe_again_come_in_blocks(path: Path) -> None:
@@ -345,7 +345,7 @@ def test_what_is_recorded_replaces_what_was_of_its_key(store: Store) -> None:
     store.record(standings=[Standing("water", "house1")], judged_at=NOW)
     store.record(health={"state": "online"})
     restored = store.restore()
-    assert list(restored.buckets("house1")) == [buckets[1]]
+    assert list(restored.buckets) == [buckets[1]]
     assert restored.standings == (Standing("water", "house1"),)
     assert restored.judged_at == NOW  # None leaves it as it was
 
@@ -552,7 +552,11 @@ def test_buckets_go_with_their_time(store: Store) -> None:
     rows = [("house1", "water", step, start, 1, 1.0, 1.0, 1.0, 1.0) for step in (600, 86_400) for start in (old, young)]
     store.record(buckets=rows)
     store.prune(NOW)
-    assert [(row[2], row[3]) for row in store.restore().buckets("house1")] == [(600, young), (86_400, old), (86_400, young)]
+    assert [(row[2], row[3]) for row in store.restore().buckets] == [
+        (600, young),
+        (86_400, old),
+        (86_400, young),
+    ]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

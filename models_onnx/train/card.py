@@ -1,0 +1,113 @@
+"""The model cards: what a bundle was trained on, how good it is, where it ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent.manifest import Judge
+    from models_onnx.train.run import Size
+
+_DATA = """
+## Data
+
+Simulated farms only (`models_onnx/farm`), {instants:,} instants of {flocks} flocks on {farms} farms placed at different
+times of the year, from the range set `train`; stopping and calibration by {validation} farm(s) of `validation`. No row
+of any real farm. What the ranges are, and the source of each figure, stands in `models_onnx/farm/params.py`; growth,
+intake and the mean weights come from the breeders' tables (`agent/strains.py`: Ross 308, Aviagen 2022; Cobb 500,
+Cobb-Vantress 2022). Readings pass through the agent's own window (`agent/window.py`), so a feature means the same here
+and on a gateway. Of the flocks a fifth is told only by the hour or the day, each sensor is absent from one in sixteen,
+in a third the count of birds is wrong by about 5 %, and at one instant in seven a signal is masked as it is while a
+warning stands.
+
+Rebuilt by `make models`: the same seeds give the same data and weights.
+"""
+
+_LICENCE = """
+## Licence
+
+Apache-2.0, like the program. The simulator and the training are in this repository.
+"""
+
+
+def _data(instants: int, size: Size) -> str:
+    return _DATA.format(
+        instants=instants,
+        flocks=size.train_farms * size.houses,
+        farms=size.train_farms,
+        validation=size.validation_farms,
+    )
+
+
+def expect_card(instants: int, size: Size, metrics: Mapping[str, float], limits: Mapping[str, Judge]) -> str:
+    """Return the card of ``expect``."""
+    rows = "\n".join(
+        f"| {name} | {loss:g} | {limits[name].low:g} | {limits[name].high:g} | {limits[name].floor:g} |"
+        for name, loss in metrics.items()
+    )
+    return f"""# expect 1.0.0
+
+What water, feed and inside temperature will do in the next hour, and water, feed and weight gain in the next day, as
+p10, p50 and p90: from the flock's own last days, its age, the clock and the breed's curve. Water and feed are per live
+bird, so a thinned flock is no fault. The agent asks it with the window ended an hour (a day) ago and holds what was
+measured since against the answer.
+
+Six small networks (64 and 32 units) behind columns that compare the last hours with the same hours of the three days
+before, and the last days with the curve. What is not measured is told to the network as missing.
+{_data(instants, size)}
+## How good
+
+On farms and flocks that it has never seen, of other ranges (`test`): `models_onnx/RESULTS.md`. On the validation farms,
+mean pinball loss in the output's own unit, and the limits beyond which the agent calls it out of course (half bands
+below and above p50, a half band being at least `floor`), found as the smallest that raise at most 0.003 false warnings
+per house-day and side with the agent's own delays:
+
+| output | pinball | limit below | limit above | floor |
+|---|---|---|---|---|
+{rows}
+
+## Limits
+
+- It has seen simulated birds. A farm whose light, controller or feeding differs from all of them shows wider errors;
+  the limits can be stretched per rule in `agent.toml`.
+- In the first two days of a flock there is no course yet: the agent judges from day 2 (hours) and day 3 (days).
+- Through catching, and for a day after thinning, it is not asked: birds without feed are not the flock it knows.
+- With daily totals only, the outputs of the hour mean nothing (there is no actual to hold against them), those of the
+  day hold.
+- Without the number of birds placed, only temperature and weight gain are known.
+- The scale's gain from one day to the next is mostly the scale's noise; only a standing growth loss shows.
+{_LICENCE}"""
+
+
+def weight_card(instants: int, size: Size, metrics: Mapping[str, float]) -> str:
+    """Return the card of ``weight``."""
+    rows = "\n".join(f"| {name} | {value:g} |" for name, value in metrics.items())
+    return f"""# weight 1.0.0
+
+The mean live weight of the flock at noon of the farm day in 1, 2, 5 and 7 days, and on the planned slaughter day, as
+p10, p50 and p90 in g: from the automatic scale, feed and water so far, age, strain, sex and the parents' age.
+
+One small network (64 and 32 units) answers for every horizon; it says the ratio to the breed's curve, so it starts from
+the best simple forecast (the curve, scaled to the last days) and learns what that misses: heavy birds that shun the
+scale from the fifth week on, feed eaten against weight shown, growth that speeds up or slows down.
+{_data(instants, size)}
+## How good
+
+On farms and flocks that it has never seen, of other ranges (`test`), beside three simple forecasts:
+`models_onnx/RESULTS.md`. On the validation farms (mean absolute error in % of the true weight; share of truths within
+p10 to p90):
+
+| figure | value |
+|---|---|
+{rows}
+
+## Limits
+
+- It has seen simulated birds and a simulated scale. A scale that is wrong all the time by several percent cannot be
+  told from birds that are: only recorded slaughter weights can, and this version does not use them yet.
+- Without any scale it falls back on feed and the curve; the interval is then much wider.
+- Slaughter weight means live weight in the house, before feed withdrawal and transport.
+- Flocks older than 50 days lie beyond what it was trained on.
+{_LICENCE}"""
