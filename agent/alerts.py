@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 from agent.domain import Evidence
@@ -20,7 +21,7 @@ def iso(at: datetime | None) -> str | None:
 
 def deviation_pct(evidence: Evidence) -> float | None:
     """Return how far the measured value is from the expected one, in percent of the expected; None where unknown."""
-    if evidence.actual is None or not evidence.expected:
+    if evidence.actual is None or not evidence.expected or not math.isfinite(evidence.actual + evidence.expected):
         return None
     return round(100 * (evidence.actual - evidence.expected) / abs(evidence.expected), 1)
 
@@ -69,5 +70,5 @@ def row(event: WarningEvent) -> dict[str, object]:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Return a figure without the noise behind its sixth digit."""
-    return None if value is None else float(f"{value:.6g}")
+    """Return a figure without the noise behind its sixth digit; None where there is none that JSON could hold."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.6g}")

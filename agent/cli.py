@@ -16,7 +16,7 @@ from agent.errors import FlockwatchError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse's own type has no public name
+    from agent.verbs import Subparsers
 
 PLUGIN_GROUP = "flockwatch.verbs"
 

@@ -297,9 +297,10 @@ class Agent:
         monotonic = self.clock.monotonic()
         anew = self.bus.connection != self._connection
         self._connection = self.bus.connection
-        for topic, payload in self._answers:
-            self.bus.publish(topic, payload, retain=False)
-        self._answers.clear()
+        if self.bus.is_connected:  # commands may reach us before our subscriptions are confirmed: their answers wait
+            for topic, payload in self._answers:
+                self.bus.publish(topic, payload, retain=False)
+            self._answers.clear()
         for topic, payload in self._wanted().items():
             if anew or self._shown.get(topic) != payload:
                 self.bus.publish(topic, payload, retain=True)

@@ -266,6 +266,7 @@ class Standing:
     flock: str | None = None
     since: datetime | None = None  # the limit was crossed
     back_since: datetime | None = None  # it is back in its band, the off-delay runs
+    unknown_since: datetime | None = None  # the evidence ran out: nobody can say
     raised_at: datetime | None = None
     updated_at: datetime | None = None
     shelved_until: datetime | None = None

@@ -13,8 +13,14 @@ from agent.errors import InputError
 if TYPE_CHECKING:
     from agent.clock import FarmDays
 
+LONGEST_LIFE = timedelta(days=366)
+"""No broiler lives for a year: a date further away is a slip of the pen (1026 for 2026), and no calendar holds it."""
+
 THINNED_FOR = timedelta(hours=24)
 """How long a house counts as just thinned: the birds spread out, feed and water settle within a day (our judgement)."""
+
+
+_WITH_BIRDS = frozenset({HouseState.ACTIVE, HouseState.CATCHING, HouseState.THINNED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +33,25 @@ class HouseLife:
 
     def after(self, change: FlockChange) -> HouseLife:
         """Return the life after ``change``."""
-        since = self.since if change.state is self.state else change.at
+        since = self.since if change.state is self.state and change.action != "thin" else _since(change)
         ended = change.flock is not None and change.flock.ended_at is not None
         return HouseLife(change.state, since, None if ended else change.flock)
+
+
+def restored(change: FlockChange | None) -> HouseLife:
+    """Return the life of a house whose newest stored change is ``change``; None where nothing was ever told of it."""
+    if change is None:
+        return HouseLife()
+    flock = change.flock if change.flock is not None and change.flock.ended_at is None else None
+    return HouseLife(change.state, _since(change), flock)
+
+
+def _since(change: FlockChange) -> datetime:
+    """Return since when the house is in the state that ``change`` tells: a thinning may be told, or added to, later."""
+    is_thinning = change.state is HouseState.THINNED and change.action in {"thin", "record", "place"}
+    if is_thinning and change.flock is not None and change.flock.thinned:
+        return max(when for when, _ in change.flock.thinned)
+    return change.at
 
 
 def day_number(flock: Flock, at: datetime, days: FarmDays) -> int:
@@ -57,8 +79,8 @@ def apply(house: str, life: HouseLife, command: FlockCommand, at: datetime, days
     if isinstance(command, Record):
         return _record(house, life, flock, command, at, days)
     if isinstance(command, Thin):
-        return _thin(house, flock, command, at)
-    return _end(house, flock, command, at)
+        return _thin(house, flock, command, at, days)
+    return _end(house, flock, command, at, days)
 
 
 def settle(house: str, life: HouseLife, at: datetime) -> FlockChange | None:
@@ -81,13 +103,22 @@ def _place(house: str, life: HouseLife, command: Place, at: datetime, days: Farm
     if placed_on > days.date_of(at) + timedelta(days=1):
         message = f"placed_on {placed_on} is in the future"
         raise InputError(message)
+    if placed_on < days.date_of(at) - LONGEST_LIFE:
+        message = f"placed_on {placed_on} is more than a year ago; correct the date"
+        raise InputError(message)
     if command.planned_end_on is not None and command.planned_end_on <= placed_on:
         message = f"planned_end_on {command.planned_end_on} is not after placed_on {placed_on}"
+        raise InputError(message)
+    if command.planned_end_on is not None and command.planned_end_on > placed_on + LONGEST_LIFE:
+        message = f"planned_end_on {command.planned_end_on} is more than a year after placed_on; correct the date"
         raise InputError(message)
     told = command.model_dump(include={"birds_placed", "strain", "sex", "parent_age_weeks", "planned_end_on"})
     told = {fact: value for fact, value in told.items() if value is not None}
     flock = replace(life.flock or Flock(house, name, placed_on), placed_on=placed_on, **told)
-    return FlockChange(at, "place", house, HouseState.ACTIVE, flock, {"by": command.by})
+    # the facts of a present flock may be set right at any time: also while it is caught
+    goes_on = life.flock is not None and life.state in _WITH_BIRDS
+    state = life.state if goes_on else HouseState.ACTIVE
+    return FlockChange(at, "place", house, state, flock, {"by": command.by})
 
 
 def _record(house: str, life: HouseLife, flock: Flock, command: Record, at: datetime, days: FarmDays) -> FlockChange:
@@ -106,8 +137,17 @@ def _record(house: str, life: HouseLife, flock: Flock, command: Record, at: date
     return FlockChange(at, "record", house, life.state, replace(flock, recorded=recorded), detail)
 
 
-def _thin(house: str, flock: Flock, command: Thin, at: datetime) -> FlockChange:
+def _when(command: Thin | End, flock: Flock, at: datetime, days: FarmDays) -> datetime:
+    """Return when it happened; within the flock's life, or there is no sense in it."""
     when = command.at or at
+    if not days.start_of(flock.placed_on) <= when <= at + timedelta(days=1):
+        message = f"at {when.isoformat()} is outside this flock's life, {flock.placed_on} to {days.date_of(at)}"
+        raise InputError(message)
+    return when
+
+
+def _thin(house: str, flock: Flock, command: Thin, at: datetime, days: FarmDays) -> FlockChange:
+    when = _when(command, flock, at, days)
     if flock.birds_placed is not None and flock.thinned_birds + command.birds >= flock.birds_placed:
         message = (
             f"{command.birds} birds cannot be thinned: {flock.birds_placed} were placed and {flock.thinned_birds} are "
@@ -119,6 +159,8 @@ def _thin(house: str, flock: Flock, command: Thin, at: datetime) -> FlockChange:
     return FlockChange(at, "thin", house, HouseState.THINNED, replace(flock, thinned=thinned), detail)
 
 
-def _end(house: str, flock: Flock, command: End, at: datetime) -> FlockChange:
-    ended = replace(flock, ended_at=command.at or at, slaughter_weight_g=command.slaughter_weight_g)
+def _end(house: str, flock: Flock, command: End, at: datetime, days: FarmDays) -> FlockChange:
+    ended = replace(
+        flock, ended_at=_when(command, flock, at, days), slaughter_weight_g=command.slaughter_weight_g
+    )
     return FlockChange(at, "end", house, HouseState.EMPTY, ended, {"by": command.by})

@@ -33,12 +33,16 @@ def judge(
     ``applies`` is False where the house state or the flock's age gates the rule. ``at`` is event time and never goes
     back from one call to the next.
     """
-    if standing.state is WarningState.SHELVED:
-        return _shelved(standing, evidence, at)
+    if standing.state is WarningState.SHELVED and standing.shelved_until is not None and at < standing.shelved_until:
+        return standing, None
     if not applies:
         return _suppress(standing, evidence, at)
+    if standing.state is WarningState.SHELVED:
+        return _off_the_shelf(standing, evidence, at)
     if standing.state is WarningState.SUPPRESSED:
-        standing = Standing(standing.rule, standing.house)
+        fresh = Standing(standing.rule, standing.house)
+        after, reason = _normal(rule, fresh, evidence, at)
+        return (after, reason) if reason else _moved(fresh, WarningState.NORMAL, Reason.HOUSE_STATE, at)
     if standing.state is WarningState.NORMAL:
         return _normal(rule, standing, evidence, at)
     if standing.state is WarningState.PENDING:
@@ -58,7 +62,8 @@ def shelve(standing: Standing, at: datetime, for_s: int, by: str | None) -> tupl
     if standing.state not in _SHOWN:
         return None
     until = at + timedelta(seconds=for_s)
-    return _moved(standing, WarningState.SHELVED, Reason.SHELVED_BY, at, by=by, shelved_until=until)
+    changes = {"by": by, "shelved_until": until, "back_since": None, "unknown_since": None}  # delays begin anew afterwards
+    return _moved(standing, WarningState.SHELVED, Reason.SHELVED_BY, at, **changes)
 
 
 def unshelve(standing: Standing, at: datetime, by: str | None) -> tuple[Standing, Reason] | None:
@@ -113,13 +118,9 @@ def _pending(rule: WarningRule, standing: Standing, evidence: Evidence, at: date
     if _is_back(rule, evidence):
         return _moved(standing, WarningState.NORMAL, Reason.BACK_BEFORE_DELAY, at)
     if evidence.score is None:
-        if standing.back_since is None:
-            return replace(standing, back_since=at), None
-        if at - standing.back_since >= CANNOT_SAY_AFTER:
-            return _moved(standing, WarningState.NORMAL, Reason.CANNOT_SAY, at)
-        return standing, None
-    if at - since < timedelta(seconds=rule.on_delay_s):
-        return replace(standing, evidence=evidence, back_since=None), None
+        return _cannot_say(standing, at, CANNOT_SAY_AFTER)
+    if at - since < timedelta(seconds=rule.on_delay_s) or not _is_over(evidence):
+        return replace(standing, evidence=evidence, unknown_since=None), None
     return _moved(
         standing,
         WarningState.ACTIVE,
@@ -129,23 +130,21 @@ def _pending(rule: WarningRule, standing: Standing, evidence: Evidence, at: date
         since=since,
         raised_at=at,
         severity=_severity(rule, evidence),
-        back_since=None,
+        unknown_since=None,
         evidence=evidence,
     )
 
 
 def _shown(rule: WarningRule, standing: Standing, evidence: Evidence, at: datetime) -> tuple[Standing, Reason | None]:
-    if evidence.score is None or _is_back(rule, evidence):
-        if standing.back_since is None:
-            standing = replace(standing, back_since=at)
-        quiet = at - (standing.back_since or at)
-        if evidence.score is None:
-            if quiet >= max(CANNOT_SAY_AFTER, timedelta(seconds=rule.off_delay_s)):
-                return _moved(standing, WarningState.NORMAL, Reason.CANNOT_SAY, at)
-            return standing, None
-        if quiet >= timedelta(seconds=rule.off_delay_s):
+    off_delay = timedelta(seconds=rule.off_delay_s)
+    if evidence.score is None:
+        return _cannot_say(standing, at, max(CANNOT_SAY_AFTER, off_delay))
+    standing = replace(standing, unknown_since=None)
+    if _is_back(rule, evidence):
+        back_since = standing.back_since or at
+        if at - back_since >= off_delay:
             return _moved(standing, WarningState.NORMAL, Reason.BACK_IN_BAND, at, evidence=evidence)
-        return standing, None
+        return replace(standing, back_since=back_since), None
     severity = _severity(rule, evidence)
     if severity > standing.severity:
         return _moved(
@@ -160,9 +159,14 @@ def _shown(rule: WarningRule, standing: Standing, evidence: Evidence, at: dateti
     return replace(standing, evidence=evidence, back_since=None), None
 
 
-def _shelved(standing: Standing, evidence: Evidence, at: datetime) -> tuple[Standing, Reason | None]:
-    if standing.shelved_until is not None and at < standing.shelved_until:
-        return standing, None
+def _cannot_say(standing: Standing, at: datetime, patience: timedelta) -> tuple[Standing, Reason | None]:
+    unknown_since = standing.unknown_since or at
+    if at - unknown_since >= patience:
+        return _moved(standing, WarningState.NORMAL, Reason.CANNOT_SAY, at)
+    return replace(standing, unknown_since=unknown_since), None
+
+
+def _off_the_shelf(standing: Standing, evidence: Evidence, at: datetime) -> tuple[Standing, Reason]:
     state = WarningState.ACTIVE if evidence.score is None or _is_over(evidence) else WarningState.NORMAL
     return _moved(standing, state, Reason.SHELF_TIME_OVER, at, shelved_until=None)
 
@@ -170,6 +174,8 @@ def _shelved(standing: Standing, evidence: Evidence, at: datetime) -> tuple[Stan
 def _suppress(standing: Standing, evidence: Evidence, at: datetime) -> tuple[Standing, Reason | None]:
     if standing.state is WarningState.SUPPRESSED:
         return standing, None
-    if standing.state is WarningState.NORMAL and not _is_over(evidence):
-        return standing, None
+    if standing.state is WarningState.NORMAL:
+        if not _is_over(evidence):
+            return standing, None
+        standing = replace(Standing(standing.rule, standing.house), since=evidence.since or at)  # nothing of the last time
     return _moved(standing, WarningState.SUPPRESSED, Reason.HOUSE_STATE, at, evidence=evidence)

@@ -84,7 +84,7 @@ class Seen:
         return int(self._high_ms.max())
 
     def high_ms(self, series: int) -> int | None:
-        """The newest time of a series; None where it has none."""
+        """Return the newest time of a series; None where it has none."""
         high_ms = int(self._high_ms[series]) if series < len(self._high_ms) else BEFORE_ALL
         return None if high_ms == BEFORE_ALL else high_ms
 

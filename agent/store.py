@@ -548,9 +548,7 @@ class Store:
                 judged_at=from_ms(int(meta["judged_ms"])) if "judged_ms" in meta else None,
                 observed_seq=self._observed_seq,
                 rhythms={SeriesKey(house, signal): rhythm for house, signal, rhythm in rhythms},
-                newest_ms={
-                    key: newest for key, number in self._series.items() if (newest := self._seen.high_ms(number)) is not None
-                },
+                newest_ms={k: high for k, n in self._series.items() if (high := self._seen.high_ms(n)) is not None},
                 commands=tuple(reversed(commands)),
                 buckets=self._buckets(),
                 newer=self._newer_readings(self._observed_seq),

@@ -17,9 +17,10 @@ from agent.errors import BrokerError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent.cli import Subparsers
     from agent.clock import Clock
     from agent.config import Config
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse has no public name for it
 
 ANSWER_WITHIN_S = 5.0
 

@@ -19,7 +19,6 @@ from agent.domain import (
     PUBLISHED_STATES,
     Evidence,
     Prediction,
-    Quality,
     Reason,
     SeriesKey,
     Severity,
@@ -33,7 +32,8 @@ from agent.errors import InputError
 from agent.explain import direction_of, explain
 from agent.flock import HouseLife, day_number
 from agent.manifest import Judge, horizon_s
-from agent.rules import KINDS, kind_of, rule_by_default, rule_of
+from agent.rules import kind_of, rule_by_default, rule_of
+from agent.sensors import TOLD_BY_PEOPLE, Sensors
 from agent.signals import base_of
 from agent.strains import strain_of
 from agent.window import FlockContext, Window
@@ -61,15 +61,6 @@ FAST = timedelta(hours=6)
 
 HOLD = {"deviation": timedelta(days=2), "trend": timedelta(days=4)}
 """How long models look at the course before a warning instead of at the fault; after that the new course is normal."""
-
-SEEN_WITHIN = timedelta(days=2)
-"""A sensor that has been silent for longer is gone, not missing: its warning has stood for two days."""
-
-SHORTEST_INTERVAL_S = 100.0
-"""Sensors that report every second may well pause for a few minutes: they are taken as slower ones here."""
-
-SILENCE_S = 5.0
-"""Silence counts only if it has also lasted this long in real time: on an accelerated farm ten minutes are a blink."""
 
 MORTALITY_FACTOR = 3.0
 """An outbreak is at least so many times the median of the seven days before it."""
@@ -104,17 +95,6 @@ class HouseResult:
     coverage: float
 
 
-@dataclass(slots=True)
-class _Sensor:
-    """The last that was heard of one sensor."""
-
-    last_ms: int
-    monotonic: float
-    quality: Quality | None = None  # None: not since the restart
-    value: float = float("nan")
-    bad_since_ms: int | None = None  # since when its quality has been what it is now, where that is not good
-
-
 class HouseWatch:
     """One house: its windows, its flock, where its warnings stand. Time is an argument; nothing waits or writes."""
 
@@ -134,14 +114,11 @@ class HouseWatch:
         self.life = HouseLife()
         self.standings: dict[str, Standing] = {}
         self._overrides = overrides
-        self._rhythm_s = rhythm_s
         self._signal = signal
+        self._sensors = Sensors(house, signal, self._rule, rhythm_s, started_monotonic)
         self._modelled = frozenset(name for manifest in manifests for name in modelled_rules(manifest.output))
-        needed = {*_DEATHS, *(name for manifest in manifests for name in manifest.signals)}
+        needed = {*TOLD_BY_PEOPLE, *(name for manifest in manifests for name in manifest.signals)}
         self.window = Window(house, {name: signal(SeriesKey(house, name)) for name in needed}, days)
-        self._sensors: dict[str, _Sensor] = {}
-        self._heard_monotonic = started_monotonic
-        self._watermark_ms = 0
         self._rules: dict[str, WarningRule | None] = {}
         self._judged: dict[tuple[str, str, str], _Judged] = {}
         self._losses: list[tuple[date, float]] = []  # dead and culled by farm date, as far as known
@@ -162,8 +139,7 @@ class HouseWatch:
         ``newest_ms`` are the newest times of the sensors: one that was silent before the restart is silent after it.
         """
         self.life = life
-        self._sensors = {name: _Sensor(at_ms, self._heard_monotonic) for name, at_ms in newest_ms.items()}
-        self._watermark_ms = max(newest_ms.values(), default=0)
+        self._sensors.restore(newest_ms)
         self.standings = {standing.rule: standing for standing in standings}
         self.window.load((), rhythms_s)
 
@@ -177,29 +153,10 @@ class HouseWatch:
         if not len(readings):
             return
         self.window.add(readings)
-        self._heard_monotonic = monotonic
+        heard = self._sensors.hear(readings, monotonic)
         self._fresh = True
-        for key, indices in readings.by_series():
-            newest = int(indices[np.argmax(readings.at_ms[indices])])
-            self._hear(key.signal, readings, newest, monotonic)
-        if any(base_of(readings.keys[number].signal) in _DEATHS for number in mine):
+        if any(base_of(name) in TOLD_BY_PEOPLE for name in heard):
             self._removed = None
-
-    def _hear(self, signal: str, readings: Readings, newest: int, monotonic: float) -> None:
-        at_ms = int(readings.at_ms[newest])
-        self._watermark_ms = max(self._watermark_ms, at_ms)
-        quality, value = Quality(int(readings.quality[newest])), float(readings.value[newest])
-        sensor = self._sensors.get(signal)
-        if sensor is None:
-            sensor = self._sensors[signal] = _Sensor(at_ms, monotonic, quality, value)
-            sensor.bad_since_ms = None if quality is Quality.GOOD else at_ms
-            return
-        sensor.monotonic = monotonic
-        if at_ms < sensor.last_ms:
-            return
-        if quality is not sensor.quality:
-            sensor.bad_since_ms = None if quality is Quality.GOOD else at_ms
-        sensor.last_ms, sensor.quality, sensor.value = at_ms, quality, value
 
     def apply(self, command: FlockCommand, at: datetime) -> FlockChange:
         """Do a flock command.
@@ -218,7 +175,7 @@ class HouseWatch:
 
     def is_ready(self, at: datetime, monotonic: float) -> bool:
         """Tell whether ``at`` may be judged: readings have passed it, or there was real silence."""
-        return self._watermark_ms >= to_ms(at) or monotonic - self._heard_monotonic >= SILENCE_S
+        return self._sensors.newest_ms >= to_ms(at) or self._sensors.is_quiet(monotonic)
 
     def matters(self, at: datetime) -> bool:
         """Tell whether anything can have changed since the last judgement: a replay skips what does not matter."""
@@ -226,10 +183,7 @@ class HouseWatch:
             return True
         if any(standing.state in _MOVING for standing in self.standings.values()):
             return True
-        return any(
-            (to_ms(at) - sensor.last_ms) / 1000 >= KINDS["missing"].threshold * (self._interval_s(name) or float("inf"))
-            for name, sensor in self._sensors.items()
-        )
+        return self._sensors.any_overdue(at)
 
     # --- the models' inputs
 
@@ -285,7 +239,7 @@ class HouseWatch:
     def _count_removed(self, flock: Flock) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return when birds died, were culled or thinned, and how many were gone by then; what people told wins."""
         told = {day: float(dead + culled) for day, dead, culled in flock.recorded}
-        counted = dict(self.window.day_totals(_DEATHS, flock.placed_on))
+        counted = dict(self.window.day_totals(TOLD_BY_PEOPLE, flock.placed_on))
         self._losses = sorted({**counted, **told}.items())
         gone = [(to_ms(self.days.start_of(day + timedelta(days=1))), birds) for day, birds in self._losses]
         gone += [(to_ms(at), float(birds)) for at, birds in flock.thinned]
@@ -457,52 +411,9 @@ class HouseWatch:
         }
 
     def _sensors_evidence(self, at: datetime, monotonic: float) -> dict[str, Evidence]:
-        """Return which sensors are silent or stuck; where all are silent, only that."""
-        evidence: dict[str, Evidence] = {}
-        oldest_ms = to_ms(at - SEEN_WITHIN)
-        self._sensors = {name: sensor for name, sensor in self._sensors.items() if sensor.last_ms >= oldest_ms}
-        if not self._sensors:
-            return {}
-        waited = monotonic - self._heard_monotonic >= SILENCE_S
-        usual = [interval_s for name in self._sensors if (interval_s := self._interval_s(name)) is not None]
-        if not usual:
-            return {}
-        house = self._silence_evidence("silent", self._watermark_ms, min(usual), at)
-        is_silent = waited and (house.score or 0.0) >= 1
-        evidence["silent"] = house if waited else Evidence(0.0)
-        for name, sensor in self._sensors.items():
-            evidence[f"missing-{name}"] = self._missing(name, sensor, at, monotonic, whole_house=is_silent)
-            evidence[f"stuck-{name}"] = self._stuck(name, sensor)
-        return {name: found for name, found in evidence.items() if name in self.standings or found.score}
-
-    def _missing(self, name: str, sensor: _Sensor, at: datetime, monotonic: float, *, whole_house: bool) -> Evidence:
-        """Return how silent one sensor is; a sensor of a silent house is not missing by itself."""
-        interval_s = self._interval_s(name)
-        if whole_house or interval_s is None or monotonic - sensor.monotonic < SILENCE_S:
-            return Evidence(0.0)
-        return self._silence_evidence(f"missing-{name}", sensor.last_ms, interval_s, at)
-
-    def _stuck(self, name: str, sensor: _Sensor) -> Evidence:
-        if sensor.quality is None:
-            return Evidence(None, why="no reading since the start")
-        if sensor.quality is not Quality.STUCK or sensor.bad_since_ms is None:
-            return Evidence(0.0)
-        return Evidence(1.0, actual=sensor.value, unit=self._unit(name), since=from_ms(sensor.bad_since_ms))
-
-    def _interval_s(self, name: str) -> float | None:
-        """Return the seconds after which a sensor's next reading is due; None where that is not known.
-
-        Fast sensors may well pause for a while. What people tell once a day is no sensor.
-        """
-        rhythm_s = None if base_of(name) in _DEATHS else self._rhythm_s(SeriesKey(self.house, name))
-        return None if rhythm_s is None else max(rhythm_s, SHORTEST_INTERVAL_S)
-
-    def _silence_evidence(self, rule_name: str, last_ms: int, interval_s: float, at: datetime) -> Evidence:
-        """Return a silence in multiples of the rule's threshold; short of it nothing is worth telling."""
-        rule = self._rule(rule_name)
-        silent_s = (to_ms(at) - last_ms) / 1000
-        score = silent_s / (interval_s * (rule.threshold if rule else 1.0))
-        return Evidence(score if score >= 1 else 0.0, actual=silent_s, unit="s", since=from_ms(last_ms))
+        """Return what the sensors show, of rules that stand or should."""
+        evidence = self._sensors.evidence(at, monotonic)
+        return {name: found for name, found in evidence.items() if found.score or name in self.standings}
 
     # --- what goes out
 
@@ -608,7 +519,7 @@ class HouseWatch:
 
     def last_reading_at(self) -> datetime | None:
         """Return the time of the newest reading of any sensor since the start; None where there was none."""
-        return from_ms(self._watermark_ms) if self._watermark_ms else None
+        return from_ms(self._sensors.newest_ms) if self._sensors.newest_ms else None
 
     def severity(self) -> Severity:
         """Return the worst severity that stands and is not shelved."""
@@ -639,7 +550,6 @@ class HouseWatch:
         return self._event(after, before.state, reason, at)
 
 
-_DEATHS = ("dead", "culled")
 _MODELLED = frozenset({"deviation", "trend"})
 _MOVING = frozenset(WarningState) - {WarningState.NORMAL}
 _OUT_OF_COURSE = frozenset({WarningState.PENDING, *PUBLISHED_STATES})

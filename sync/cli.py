@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     import argparse
     from types import FrameType
 
-    from agent.cli import Subparsers
     from agent.clock import Clock
     from agent.config import Config
+    from agent.verbs import Subparsers
 
 
 def add_sync(subparsers: Subparsers) -> None:

@@ -7,9 +7,9 @@ they do while a warning stands: real farms are like that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -23,12 +23,13 @@ from agent.window import DAY_MS, FlockContext, Window
 from models_onnx.farm.farm import simulate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from agent.manifest import Feature, InputSpec
     from models_onnx.farm.farm import FlockTruth, Recording
+    from models_onnx.farm.faults import Fault
     from models_onnx.farm.params import RangeSet
 
     F32 = NDArray[np.float32]
@@ -69,6 +70,7 @@ class Samples:
     at_ms: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     flock: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
     actual: F32 = field(default_factory=lambda: np.empty((0, 0), np.float32))  # [n, features], NaN = not measured
+    yesterday: F32 = field(default_factory=lambda: np.empty((0, 0), np.float32))  # the same, 24 h before
     weight_g: F32 = field(default_factory=lambda: np.empty((0, 0), np.float32))  # truth, [n, horizons]
 
     def __len__(self) -> int:
@@ -77,10 +79,17 @@ class Samples:
 
 
 def flocks_of(
-    ranges: RangeSet, *, houses: int, days: int, seed: int, start: datetime, clean: bool = False
+    ranges: RangeSet,
+    *,
+    houses: int,
+    days: int,
+    seed: int,
+    start: datetime,
+    clean: bool = False,
+    faults: Sequence[Fault] = (),
 ) -> Iterator[FlockData]:
     """Yield the flocks of a simulated farm; ``clean``: every sensor, every 600 s, the right number of birds."""
-    recording = simulate(houses=houses, days=days, seed=seed, ranges=ranges, start=start)
+    recording = simulate(houses=houses, days=days, seed=seed, ranges=ranges, start=start, faults=faults)
     begin_ms = to_ms(start)
     rng = np.random.default_rng([seed, 7])
     for truth in recording.flocks:
@@ -195,14 +204,24 @@ class Wanted:
     inputs: tuple[InputSpec, ...]
     expected: tuple[tuple[Feature, int], ...] = ()  # the actual value of each feature over so many seconds after it
     weight_days: tuple[int, ...] = ()  # the true weight at noon so many days later; then at slaughter
+    yesterday: bool = False  # also what each expected feature was 24 h before
 
 
 def collect(
-    flocks: Iterator[FlockData], wanted: Wanted, *, per_day: int | Sequence[int], seed: int, held: bool = True
+    flocks: Iterable[FlockData],
+    wanted: Wanted,
+    *,
+    per_day: int | Sequence[int],
+    seed: int,
+    held: bool = True,
+    days: range = range(1000),
 ) -> Samples:
-    """Return samples of flocks: ``per_day`` random instants of each day, or those named, in steps of 600 s."""
+    """Return samples of flocks: ``per_day`` random instants of each day, or those named, in steps of 600 s.
+
+    ``held``: at some instants a signal is masked as while a warning stands. ``days``: only those of the recording.
+    """
     rng = np.random.default_rng([seed, 11])
-    rows: list[tuple[Mapping[str, F32], int, int, list[float], list[float]]] = []
+    rows: list[_Row] = []
     by_length: dict[int, tuple[Feature, ...]] = {}
     for feature, length_s in wanted.expected:
         by_length[length_s] = (*by_length.get(length_s, ()), feature)
@@ -212,24 +231,35 @@ def collect(
         for day in range(len(flock.blocks)):
             if day + 1 < len(flock.blocks):
                 window.add(flock.blocks[day + 1])  # so that what came after can be measured
-            instants = _instants(rng, per_day, flock.rhythm)
-            for instant in instants:
+            for instant in _instants(rng, per_day, flock.rhythm) if day in days else ():
                 at_ms = flock.begin_ms + day * DAY_MS + instant * STEP_MS
                 if not flock.truth.placed_ms < at_ms < flock.truth.end_ms:
                     continue
                 at = from_ms(at_ms)
-                masked = _held(rng, at) if held else None
-                tensors = window.inputs(wanted.inputs, at, flock.context, masked).tensors
+                inputs = window.inputs(wanted.inputs, at, flock.context, _held(rng, at) if held else None)
                 actual = _actual(window, flock, at, wanted, by_length)
+                before = _before(window, flock, at, wanted, by_length) if wanted.yesterday else []
                 weights = _weights(flock, at_ms, wanted.weight_days)
-                rows.append(({k: v.astype(np.float32) for k, v in tensors.items()}, at_ms, number, actual, weights))
+                rows.append(_Row(inputs.tensors, at_ms, number, actual, before, weights))
     return Samples(
-        {name: np.stack([row[0][name] for row in rows]) for name in rows[0][0]},
-        np.array([row[1] for row in rows], np.int64),
-        np.array([row[2] for row in rows], np.int64),
-        np.array([row[3] for row in rows], np.float32),
-        np.array([row[4] for row in rows], np.float32),
+        {name: np.stack([row.tensors[name] for row in rows]).astype(np.float32) for name in rows[0].tensors},
+        np.array([row.at_ms for row in rows], np.int64),
+        np.array([row.flock for row in rows], np.int64),
+        np.array([row.actual for row in rows], np.float32),
+        np.array([row.yesterday for row in rows], np.float32),
+        np.array([row.weight_g for row in rows], np.float32),
     )
+
+
+class _Row(NamedTuple):
+    """One sample."""
+
+    tensors: Mapping[str, NDArray[np.floating]]
+    at_ms: int
+    flock: int
+    actual: list[float]
+    yesterday: list[float]
+    weight_g: list[float]
 
 
 def _instants(rng: np.random.Generator, per_day: int | Sequence[int], rhythm: Rhythm) -> Sequence[int]:
@@ -260,6 +290,18 @@ def _actual(
     return [found.get((length_s, feature), float("nan")) for feature, length_s in wanted.expected]
 
 
+def _before(
+    window: Window, flock: FlockData, at: datetime, wanted: Wanted, by_length: Mapping[int, tuple[Feature, ...]]
+) -> list[float]:
+    """Return what each expected feature was 24 h before the time that it is expected for."""
+    found: dict[tuple[int, Feature], float] = {}
+    for length_s, features in by_length.items():
+        until = at + timedelta(seconds=length_s, days=-1)
+        for feature, measured in zip(features, window.measure(features, length_s, until, flock.context), strict=True):
+            found[length_s, feature] = measured.value
+    return [found[length_s, feature] for feature, length_s in wanted.expected]
+
+
 def _weights(flock: FlockData, at_ms: int, days: Sequence[int]) -> list[float]:
     """Return the true weight at noon of the farm day so many days after that of ``at_ms``, and at slaughter."""
     if not days:
@@ -269,15 +311,3 @@ def _weights(flock: FlockData, at_ms: int, days: Sequence[int]) -> list[float]:
     slaughter = flock.truth.slaughter_weight_g
     then = [float(flock.true_weight_g[today + d]) if today + d < last else float("nan") for d in days]
     return [*then, float("nan") if slaughter is None else slaughter]
-
-
-def chosen(samples: Samples, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Samples:
-    """Return some of the samples."""
-    return replace(
-        samples,
-        tensors={name: values[rows] for name, values in samples.tensors.items()},
-        at_ms=samples.at_ms[rows],
-        flock=samples.flock[rows],
-        actual=samples.actual[rows],
-        weight_g=samples.weight_g[rows],
-    )

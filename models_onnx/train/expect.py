@@ -108,6 +108,11 @@ def _last(length: int, *back: int) -> list[int]:
     return [length - 1 - b for b in back]
 
 
+def _for_each(g: Graph, value: float) -> str:
+    """Return one value for each house, [houses, 1]."""
+    return g.add(g.mul(g.columns("facts", [HOUR_SIN]), g.const(0.0)), g.const(value))
+
+
 def _facts(g: Graph) -> list[str]:
     return [g.columns("facts", [AGE, HOUR_SIN, HOUR_COS, COBB]), g.op("Log", g.columns("facts", [CURVE_WEIGHT]))]
 
@@ -183,7 +188,7 @@ def _hourly_temperature(g: Graph) -> Columns:
         g.sub(outside, g.columns(outside_now, [0])),
         *_facts(g),
     ]
-    return Columns(g.concat(parts), base, g.const([[1.0]]), root=False)
+    return Columns(g.concat(parts), base, _for_each(g, 1.0), root=False)
 
 
 def _daily_flow(g: Graph, column: int, hour_column: int, usual: float) -> Columns:
@@ -208,10 +213,9 @@ def _daily_gain(g: Graph) -> Columns:
     """Return the columns for the scale's gain over the next day, in units of the curve's intake of a day."""
     weight = g.rows("days", _last(DAYS_LONG, *range(8)), D_WEIGHT)
     steps = g.sub(g.columns(weight, range(7)), g.columns(weight, range(1, 8)))
-    base = g.const([[0.6]])  # about what the curve gains for what it eats
-    rows = g.mul(g.columns("facts", [AGE]), g.const(0.0))  # a column as long as the houses
+    base = _for_each(g, 0.6)  # about what the curve gains for what it eats
     parts = [steps, g.mean_known(steps), *_facts(g), *_daily(g)]
-    return Columns(g.concat(parts), g.add(rows, base), g.columns("facts", [CURVE_FEED]), root=False)
+    return Columns(g.concat(parts), base, g.columns("facts", [CURVE_FEED]), root=False)
 
 
 def columns_of(g: Graph) -> dict[str, Columns]:

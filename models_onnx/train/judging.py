@@ -7,7 +7,6 @@ hour), with its deadband and delays; a limit is the smallest that raises no more
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from agent.domain import Evidence, Standing, WarningState, from_ms
 from agent.judge import judge
 from agent.manifest import DAY_S, Judge
 from agent.rules import rule_by_default
+from agent.window import DAY_MS
 from models_onnx.train.data import Wanted, collect, is_usual
 from models_onnx.train.expect import EXPECTED, HEADS, HOUR_S, INPUTS
 
@@ -40,23 +40,26 @@ class Trace:
     actual: NDArray[np.float32]
     quantiles: NDArray[np.float64]
     days: float  # how long the agent watched, in house-days
+    placed_ms: int
 
 
-def traces(flocks: Iterable[FlockData], model: Model, every: int = 1) -> list[Trace]:
-    """Return the traces of those flocks that are told every 600 s; ``every``: only each so many instants."""
+def traces(flocks: Iterable[FlockData], model: Model, days: range = range(1000)) -> list[Trace]:
+    """Return the traces of those flocks that are told every 600 s, on some days of the recording."""
     found = []
     wanted = Wanted(INPUTS, EXPECTED)
     for flock in flocks:
         if flock.rhythm != "600 s":
             continue
-        samples = collect(iter([flock]), wanted, per_day=range(every, 145, every), seed=0, held=False)
+        samples = collect([flock], wanted, per_day=range(1, 145), seed=0, held=False, days=days)
         houses = [{name: values[i] for name, values in samples.tensors.items()} for i in range(len(samples))]
         result = model.run(houses)
         quantiles = np.stack([result.outputs[head.name][:, 0, :] for head in HEADS], axis=1)
         usual = np.array([is_usual(flock, int(at), int(at) + 1) for at in samples.at_ms])
         ahead_ms = np.array([head.length_s * 1000 for head in HEADS])
-        days = float(usual.sum()) * every / 144
-        found.append(Trace(samples.at_ms[:, None] + ahead_ms, samples.actual, quantiles, days))
+        watched = float(usual.sum()) / 144
+        found.append(
+            Trace(samples.at_ms[:, None] + ahead_ms, samples.actual, quantiles, watched, flock.context.placed_at_ms)
+        )
     return found
 
 
@@ -67,27 +70,31 @@ def deviations(trace: Trace, number: int, floor: float) -> NDArray[np.float64]:
     return np.asarray(off / np.maximum(np.where(off < 0, p50 - p10, p90 - p50), floor))
 
 
-def raised(trace: Trace, number: int, scores: NDArray[np.float64]) -> int:
-    """Return how many warnings the agent would raise for ``scores``, 1 being the limit."""
+def warnings_at(trace: Trace, number: int, scores: NDArray[np.float64]) -> list[int]:
+    """Return when the agent would raise a warning for ``scores``, 1 being the limit; ms, event time."""
     head = HEADS[number]
     is_daily = head.length_s == DAY_S
     rule = rule_by_default(f"{'trend' if is_daily else 'deviation'}-{head.signal}")
     judged_ms = trace.judged_ms[:, number]
-    first = timedelta(days=rule.first_day)
-    begins = from_ms(int(judged_ms[0])) - timedelta(seconds=head.length_s)
-    standing, count = Standing(rule.name, "house"), 0
-    interesting = np.convolve(np.nan_to_num(scores, nan=1.0) >= 1 - rule.deadband, np.ones(3), "same") > 0
-    for at_ms, score, look in zip(judged_ms.tolist(), scores.tolist(), interesting.tolist(), strict=True):
+    applies_ms = trace.placed_ms + rule.first_day * DAY_MS
+    near = np.convolve(np.nan_to_num(scores, nan=1.0) >= 1 - rule.deadband, np.ones(3), "same") > 0
+    standing, found = Standing(rule.name, "house"), []
+    for at_ms, score, is_near in zip(judged_ms.tolist(), scores.tolist(), near.tolist(), strict=True):
         if is_daily and at_ms % (HOUR_S * 1000):
             continue
-        if not look and standing.state is WarningState.NORMAL:
-            continue
-        at = from_ms(at_ms)
+        if not is_near and standing.state is WarningState.NORMAL:
+            continue  # nothing can happen: saves most of the work
         evidence = Evidence(score) if np.isfinite(score) else Evidence(None, why="not measured")
         before = standing.state
-        standing, _ = judge(rule, standing, evidence, at, applies=at - begins >= first)
-        count += standing.state is WarningState.ACTIVE and before is not WarningState.ACTIVE
-    return count
+        standing, _ = judge(rule, standing, evidence, from_ms(at_ms), applies=at_ms >= applies_ms)
+        if standing.state is WarningState.ACTIVE and before is not WarningState.ACTIVE:
+            found.append(at_ms)
+    return found
+
+
+def raised(trace: Trace, number: int, scores: NDArray[np.float64]) -> int:
+    """Return how many warnings the agent would raise for ``scores``."""
+    return len(warnings_at(trace, number, scores))
 
 
 def limit_of(traces: Sequence[Trace], number: int, floor: float, sign: int, allowed: float) -> float:

@@ -60,7 +60,7 @@ def gathered(
 ) -> Samples:
     """Return samples of all flocks of some farms."""
     parts = [
-        collect(iter(flocks), wanted, per_day=per_day, seed=seed + number, held=held)
+        collect(flocks, wanted, per_day=per_day, seed=seed + number, held=held)
         for number, flocks in enumerate(farms_of(ranges, count, size, seed=seed))
     ]
     return joined(parts)
@@ -77,6 +77,7 @@ def joined(parts: Sequence[Samples]) -> Samples:
         np.concatenate([part.at_ms for part in parts]),
         np.concatenate(flocks),
         np.concatenate([part.actual for part in parts]),
+        np.concatenate([part.yesterday for part in parts]),
         np.concatenate([part.weight_g for part in parts]),
     )
 

@@ -270,22 +270,22 @@ def test_a_standing_alert_is_published_again_after_kill_9(
     """Also where the broker forgot it meanwhile; and it is cleared by whoever lives then."""
     gateway = make_gateway(broker.port, settings=STUCK_SOON)
     clock = SimulatedClock(START, time.time(), 600.0)  # ten minutes, a step of the grid, are a second
-    ear, mouth = mqtt("flockwatch/#"), mqtt()
+    ear, severity, mouth = mqtt(STUCK_TOPIC), mqtt(SEVERITY_TOPIC), mqtt()
     agent = gateway.agent("--simulated-clock", str(clock))
     mouth.say(f"{FLOCK}/command", {"id": "place", **PLACE})
     mouth.say_all(stuck_sensor(clock))
     before = ear.hear_json(STUCK_TOPIC)
     assert (before["state"], before["house"], before["flock"]) == ("active", "house1", "A1")
-    ear.hear(lambda m: m.topic == SEVERITY_TOPIC and m.payload == b"1", "the severity")
+    severity.hear(lambda message: message.payload == b"1", "the severity")
     agent.kill()
-    for topic in (STUCK_TOPIC, SEVERITY_TOPIC):
+    for topic, listener in ((STUCK_TOPIC, ear), (SEVERITY_TOPIC, severity)):
         mouth.say(topic, b"", retain=True)
-        ear.hear(lambda m, topic=topic: m.topic == topic and not m.payload, "the topic is empty")
+        listener.hear(lambda message: not message.payload, "the topic is empty")
     gateway.agent("--simulated-clock", str(clock))
     after = ear.hear_json(STUCK_TOPIC)
     same = ("id", "rule", "state", "severity", "since", "raised_at", "flock", "actual")
     assert {key: after[key] for key in same} == {key: before[key] for key in same}
-    ear.hear(lambda m: m.topic == SEVERITY_TOPIC and m.payload == b"1", "the severity")
+    severity.hear(lambda message: message.payload == b"1", "the severity")
 
     now_ms = to_ms(clock.now())
     lively: list[tuple[str, object]] = [
@@ -293,7 +293,7 @@ def test_a_standing_alert_is_published_again_after_kill_9(
     ]
     mouth.say_all(lively)
     assert ear.hear_json(STUCK_TOPIC, is_wanted=lambda v: v["state"] != "active")["state"] == "normal"
-    ear.hear(lambda m: m.topic == STUCK_TOPIC and not m.payload, "the topic is empty")
+    ear.hear(lambda message: not message.payload, "the topic is empty")
 
 
 def test_a_kill_between_record_and_publish_leaves_no_alert_unsaid(

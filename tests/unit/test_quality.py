@@ -7,7 +7,7 @@ import pytest
 
 from agent.config import Config, House, SignalOverride
 from agent.domain import Quality, SeriesKey, TimeQuality, from_ms
-from agent.quality import QualityInterval, QualityJudge
+from agent.quality import Known, QualityInterval, QualityJudge
 from agent.readings import EMPTY, Readings, ReadingsBuilder
 
 if TYPE_CHECKING:
@@ -142,6 +142,23 @@ def test_a_stuck_sensor_is_marked_from_its_time_on_and_the_interval_says_since_w
     ]
 
 
+def test_a_restart_makes_no_stuck_sensor_good_and_hides_no_gap() -> None:
+    judge = judge_of()
+    light = SeriesKey("house1", "light")
+    since_ms, heard_ms = START_MS - 13 * HOUR_MS, START_MS - MINUTE_MS
+    judge.restore(
+        Known(
+            rhythms_s={KEY: 60.0, light: 60.0},
+            newest_ms={KEY: heard_ms, light: START_MS - HOUR_MS},
+            stuck={KEY: (since_ms, 21.4)},
+        )
+    )
+    assert qualities(judge, block([21.4])) == [STUCK]
+    _, intervals = judge.judge(block([30], key=light))
+    assert intervals == [QualityInterval(light, START_MS - HOUR_MS, START_MS, STALE, "no readings")]
+    assert judge.open_intervals(START_MS) == [QualityInterval(KEY, since_ms, None, STUCK, "always 21.4")]
+
+
 def test_few_readings_of_the_same_value_prove_nothing() -> None:
     assert set(qualities(judge_of(), block([21.4] * 19, step_ms=24 * HOUR_MS))) == {GOOD}
 
@@ -179,7 +196,7 @@ def test_the_rhythm_is_the_median_interval_and_survives_a_restart() -> None:
     judge.judge(block([21, 22, 21], start_ms=START_MS + HOUR_MS))
     assert judge.rhythm_s(KEY) == 60.0
     again = judge_of()
-    again.restore({KEY: 60.0})
+    again.restore(Known(rhythms_s={KEY: 60.0}))
     assert again.rhythm_s(KEY) == 60.0
     again.judge(block([21, 22]))
     assert again.rhythm_s(KEY) == 60.0

@@ -1,0 +1,143 @@
+"""The sensors of one house, as far as they are silent or stuck; where all are silent, that is one thing, not forty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from agent.domain import Evidence, Quality, SeriesKey, from_ms, to_ms
+from agent.signals import base_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime
+
+    from agent.domain import WarningRule
+    from agent.readings import Readings
+    from agent.signals import Signal
+
+SILENCE_S = 5.0
+"""Silence counts only if it has also lasted this long in real time: on an accelerated farm ten minutes are a blink."""
+
+SEEN_WITHIN = timedelta(days=2)
+"""A sensor that has been silent for longer is gone, not missing: its warning has stood for two days."""
+
+SHORTEST_INTERVAL_S = 100.0
+"""Sensors that report every second may well pause for a few minutes: they are taken as slower ones here."""
+
+TOLD_BY_PEOPLE = frozenset({"dead", "culled"})
+"""What people tell, once or twice a day, is no sensor that could be missing."""
+
+NOTHING = Evidence(0.0)
+
+
+@dataclass(slots=True)
+class _Sensor:
+    """The last that was heard of one sensor."""
+
+    last_ms: int
+    monotonic: float
+    quality: Quality | None = None  # None: not since the restart
+    value: float = float("nan")
+    bad_since_ms: int | None = None  # since when its quality has been what it is now, where that is not good
+
+
+class Sensors:
+    """What was last heard of each sensor of a house, in event time and in real time."""
+
+    def __init__(
+        self,
+        house: str,
+        signal: Callable[[SeriesKey], Signal],
+        rule: Callable[[str], WarningRule | None],
+        rhythm_s: Callable[[SeriesKey], float | None],
+        started_monotonic: float,
+    ) -> None:
+        self.newest_ms = 0  # of all sensors
+        self._house = house
+        self._signal = signal
+        self._rule = rule
+        self._rhythm_s = rhythm_s
+        self._heard_monotonic = started_monotonic
+        self._sensors: dict[str, _Sensor] = {}
+
+    def restore(self, newest_ms: Mapping[str, int]) -> None:
+        """Take back the newest times from before a restart: a sensor that was silent then is silent now."""
+        self._sensors = {name: _Sensor(at_ms, self._heard_monotonic) for name, at_ms in newest_ms.items()}
+        self.newest_ms = max(newest_ms.values(), default=0)
+
+    def hear(self, readings: Readings, monotonic: float) -> set[str]:
+        """Take readings of this house; return the names of the sensors that they are of."""
+        heard = set()
+        self._heard_monotonic = monotonic
+        for key, indices in readings.by_series():
+            newest = int(indices[np.argmax(readings.at_ms[indices])])
+            self._hear(key.signal, readings, newest, monotonic)
+            heard.add(key.signal)
+        return heard
+
+    def _hear(self, name: str, readings: Readings, newest: int, monotonic: float) -> None:
+        at_ms = int(readings.at_ms[newest])
+        self.newest_ms = max(self.newest_ms, at_ms)
+        sensor = self._sensors.get(name)
+        if sensor is None:
+            sensor = self._sensors[name] = _Sensor(at_ms, monotonic)
+        sensor.monotonic = monotonic
+        if at_ms < sensor.last_ms:
+            return
+        quality = Quality(int(readings.quality[newest]))
+        if quality is not sensor.quality:
+            sensor.bad_since_ms = None if quality is Quality.GOOD else at_ms
+        sensor.last_ms, sensor.quality, sensor.value = at_ms, quality, float(readings.value[newest])
+
+    def is_quiet(self, monotonic: float) -> bool:
+        """Tell whether nothing has come from this house for a while of real time."""
+        return monotonic - self._heard_monotonic >= SILENCE_S
+
+    def any_overdue(self, at: datetime) -> bool:
+        """Tell whether any sensor is silent for so long that somebody may want to hear of it."""
+        return any(
+            self._silence(f"missing-{name}", s.last_ms, self._interval_s(name), at) for name, s in self._sensors.items()
+        )
+
+    def evidence(self, at: datetime, monotonic: float) -> dict[str, Evidence]:
+        """Return by rule how silent and how stuck the sensors are at ``at``; where all are silent, only that."""
+        oldest_ms = to_ms(at - SEEN_WITHIN)
+        self._sensors = {name: sensor for name, sensor in self._sensors.items() if sensor.last_ms >= oldest_ms}
+        usual = [interval_s for name in self._sensors if (interval_s := self._interval_s(name)) is not None]
+        house = NOTHING
+        if usual and self.is_quiet(monotonic):
+            house = self._silence("silent", self.newest_ms, min(usual), at) or NOTHING
+        evidence = {"silent": house}
+        for name, sensor in self._sensors.items():
+            silence = None
+            if house is NOTHING and monotonic - sensor.monotonic >= SILENCE_S:
+                silence = self._silence(f"missing-{name}", sensor.last_ms, self._interval_s(name), at)
+            evidence[f"missing-{name}"] = silence or NOTHING
+            evidence[f"stuck-{name}"] = self._stuck(name, sensor)
+        return evidence
+
+    def _interval_s(self, name: str) -> float | None:
+        """Return the seconds after which a sensor's next reading is due; None where that is not known."""
+        rhythm_s = None if base_of(name) in TOLD_BY_PEOPLE else self._rhythm_s(SeriesKey(self._house, name))
+        return None if rhythm_s is None else max(rhythm_s, SHORTEST_INTERVAL_S)
+
+    def _silence(self, rule_name: str, last_ms: int, interval_s: float | None, at: datetime) -> Evidence | None:
+        """Return a silence in multiples of the rule's threshold; None short of it."""
+        rule = self._rule(rule_name)
+        if rule is None or interval_s is None:
+            return None
+        silent_s = (to_ms(at) - last_ms) / 1000
+        score = silent_s / (interval_s * rule.threshold)
+        return Evidence(score, actual=silent_s, unit="s", since=from_ms(last_ms)) if score >= 1 else None
+
+    def _stuck(self, name: str, sensor: _Sensor) -> Evidence:
+        if sensor.quality is None:
+            return Evidence(None, why="no reading since the start")
+        if sensor.quality is not Quality.STUCK or sensor.bad_since_ms is None:
+            return NOTHING
+        unit = self._signal(SeriesKey(self._house, name)).unit
+        return Evidence(1.0, actual=sensor.value, unit=unit, since=from_ms(sensor.bad_since_ms))
