@@ -40,17 +40,15 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     text = "Watches the houses of a broiler farm: reads sensors over MQTT, warns early, loses nothing."
     parser: argparse.ArgumentParser = _Parser(prog="flockwatch", description=text)
     parser.add_argument("--version", action="version", version=f"flockwatch {importlib.metadata.version('flockwatch')}")
-    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    subparsers: Subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     verbs.add_verbs(subparsers)
-    for entry_point in sorted(importlib.metadata.entry_points(group=PLUGIN_GROUP), key=lambda e: e.name):
-        if verb is None or verb == entry_point.name or verb not in _plugin_names():
-            add: Callable[[Subparsers], None] = entry_point.load()
-            add(subparsers)
+    if verb in subparsers.choices:
+        return parser
+    others = {entry_point.name: entry_point for entry_point in importlib.metadata.entry_points(group=PLUGIN_GROUP)}
+    for name in [verb] if verb in others else sorted(others):  # an unknown verb is told of all that there are
+        add: Callable[[Subparsers], None] = others[name].load()
+        add(subparsers)
     return parser
-
-
-def _plugin_names() -> set[str]:
-    return {entry_point.name for entry_point in importlib.metadata.entry_points(group=PLUGIN_GROUP)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -62,7 +62,7 @@ def shelve(standing: Standing, at: datetime, for_s: int, by: str | None) -> tupl
     if standing.state not in _SHOWN:
         return None
     until = at + timedelta(seconds=for_s)
-    changes = {"by": by, "shelved_until": until, "back_since": None, "unknown_since": None}  # delays begin anew afterwards
+    changes = {"by": by, "shelved_until": until, "back_since": None, "unknown_since": None}  # delays begin anew
     return _moved(standing, WarningState.SHELVED, Reason.SHELVED_BY, at, **changes)
 
 
@@ -177,5 +177,5 @@ def _suppress(standing: Standing, evidence: Evidence, at: datetime) -> tuple[Sta
     if standing.state is WarningState.NORMAL:
         if not _is_over(evidence):
             return standing, None
-        standing = replace(Standing(standing.rule, standing.house), since=evidence.since or at)  # nothing of the last time
+        standing = Standing(standing.rule, standing.house, since=evidence.since or at)  # nothing of the last time
     return _moved(standing, WarningState.SUPPRESSED, Reason.HOUSE_STATE, at, evidence=evidence)

@@ -268,7 +268,9 @@ def replay(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flockwatch-replay-")))
         recording = spool_readings(readings, folder, zone)
         houses = sorted({key.house for key in recording.keys} | {flock.flock.house for flock in recorded})
-        commands = sorted((*_commands(recorded, told, config), *told), key=lambda command: command[0])
+        # at one instant the flock that ends leaves before the next one comes
+        ours = sorted(_commands(recorded, told, config), key=lambda command: command[2].action != "end")
+        commands = sorted((*ours, *told), key=lambda command: command[0])
         try:
             out.mkdir(parents=True, exist_ok=True)
             results = _Results(out, stack, config)
@@ -290,7 +292,7 @@ def _commands(
 ) -> Iterator[tuple[datetime, str, FlockCommand]]:
     """Yield the placements and ends that ``flocks.csv`` tells, unless ``events.csv`` tells of the same."""
     days = config.site.days
-    for line in recorded:
+    for line, following in zip(recorded, (*recorded[1:], None), strict=True):
         flock = line.flock
         facts = {
             name: getattr(flock, name) for name in ("birds_placed", "strain", "parent_age_weeks", "planned_end_on")
@@ -301,9 +303,14 @@ def _commands(
         if line.ended_on is None:
             continue
         end_at = days.start_of(line.ended_on + timedelta(days=1))
-        span = (days.start_of(flock.placed_on), end_at)
+        begins = days.start_of(flock.placed_on)
+        next_at = None
+        if following is not None and following.flock.house == flock.house:
+            next_at = days.start_of(following.flock.placed_on)
+            end_at = min(end_at, next_at)
         if any(
-            house == flock.house and command.action == "end" and span[0] <= at <= span[1] for at, house, command in told
+            house == flock.house and command.action == "end" and begins <= at and (next_at is None or at <= next_at)
+            for at, house, command in told
         ):
             continue
         yield end_at, flock.house, End(action="end", slaughter_weight_g=line.slaughter_weight_g)

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,10 @@ EVENTS_HEADER = ("at", "house", "command")
 _DAY_MS = 86_400_000
 _SPOOL_ROWS = 200_000  # held in memory before they are written out: about 20 MB as Python numbers
 _ROW = np.dtype([("at_ms", "<i8"), ("value", "<f8"), ("key", "<i4"), ("time_quality", "u1")])
+_YEAR_2200_MS = 7_258_118_400_000
+_LONGEST_LIFE = timedelta(days=366)  # no broiler lives for a year: the date is a slip of the pen
 _is_name = re.compile(NAME_PATTERN).match
+_is_number = re.compile(r"\d{9,}(\.\d*)?").fullmatch  # of nine digits or more: 20260301 is a date
 _SPREADSHEET_BOM = "utf-8-sig"  # spreadsheets put a byte order mark in front
 
 
@@ -72,18 +75,25 @@ def _instant(text: str, zone: ZoneInfo) -> tuple[int, TimeQuality]:
     """Return the milliseconds and time quality of an ISO 8601 time, or of seconds or milliseconds since 1970.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: it is none of these, or no time within 1970 to 2200.
     """
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
+    time_quality = TimeQuality.SENDER
+    if _is_number(text):  # before ISO 8601, whose basic form takes 1712011200000 for a day in the year 1712
         number = float(text)
-        if not 0 <= number < 1e13:  # the year 2286 in milliseconds
-            raise
-        return round(number if number >= 1e11 else number * 1000), TimeQuality.SENDER  # 1e11 s is the year 5138
-    if at.tzinfo is None:
-        return to_ms(at.replace(tzinfo=zone)), TimeQuality.ASSUMED_ZONE
-    return to_ms(at), TimeQuality.SENDER
+        at_ms = round(number if number >= 1e11 else number * 1000)  # 1e11 s is the year 5138
+    else:
+        try:
+            at = datetime.fromisoformat(text)
+        except ValueError as e:
+            message = f"at {text!r} is no time: write ISO 8601, or seconds or milliseconds since 1970"
+            raise ValueError(message) from e
+        if at.tzinfo is None:
+            at, time_quality = at.replace(tzinfo=zone), TimeQuality.ASSUMED_ZONE
+        at_ms = to_ms(at)
+    if not 0 <= at_ms < _YEAR_2200_MS:
+        message = f"at {text!r} is not within 1970 to 2200"
+        raise ValueError(message)
+    return at_ms, time_quality
 
 
 @dataclass(slots=True)
@@ -97,11 +107,17 @@ class Recording:
     skipped_blank: int = 0
 
     def blocks(self) -> Iterator[Readings]:
-        """Yield the readings of each UTC day, sorted by time; those of one time in their order in the file."""
+        """Yield the readings of each UTC day, sorted by time; of one series at one time only the first in the file.
+
+        So it is live, too: (house, signal, at) is the identity of a reading, and the first value wins.
+        """
         keys = tuple(self.keys)
         for day in self.days:
             rows = np.fromfile(self.folder / str(day), _ROW)
-            rows = rows[np.argsort(rows["at_ms"], kind="stable")]
+            rows = rows[np.lexsort((rows["key"], rows["at_ms"]))]
+            is_new = np.ones(len(rows), np.bool_)
+            is_new[1:] = (np.diff(rows["at_ms"]) != 0) | (np.diff(rows["key"]) != 0)
+            rows = rows[is_new]
             at_ms: NDArray[np.int64] = rows["at_ms"].copy()
             yield Readings(
                 keys,
@@ -131,6 +147,9 @@ def spool_readings(path: Path, folder: Path, zone: ZoneInfo) -> Recording:
             if not row:
                 continue
             try:
+                if len(row) != len(READINGS_HEADER):
+                    message = f"{len(row)} columns instead of {len(READINGS_HEADER)}"
+                    raise ValueError(message)  # noqa: TRY301  # one place says file and line
                 at_text, house, signal, value_text = row
                 known = instants.get(at_text)
                 if known is None:
@@ -231,31 +250,51 @@ def _flock(row: list[str]) -> RecordedFlock:
         if not _is_name(cells[name]):
             message = f"{name} {cells[name]!r} is no name: use letters, digits, '-' and '_'"
             raise ValueError(message)
-    placed_on = date.fromisoformat(cells["placed_on"])
-    ended_on = date.fromisoformat(cells["ended_on"]) if cells["ended_on"] else None
+    placed_on = _date(cells, "placed_on")
+    ended_on = _date(cells, "ended_on") if cells["ended_on"] else None
     if ended_on is not None and ended_on <= placed_on:
         message = f"ended_on {ended_on} is not after placed_on {placed_on}"
+        raise ValueError(message)
+    if ended_on is not None and ended_on > placed_on + _LONGEST_LIFE:
+        message = f"ended_on {ended_on} is more than a year after placed_on {placed_on}"
         raise ValueError(message)
     return RecordedFlock(
         Flock(
             house=cells["house"],
             flock=cells["flock"],
             placed_on=placed_on,
-            birds_placed=round(_positive(cells, "birds_placed")) if cells["birds_placed"] else None,
-            strain=cells["strain"] or None,
+            birds_placed=round(_within(cells, "birds_placed", 1, 1_000_000)) if cells["birds_placed"] else None,
+            strain=cells["strain"][:64] or None,
             sex=cells["sex"] or None,
-            parent_age_weeks=_positive(cells, "parent_age_weeks") if cells["parent_age_weeks"] else None,
+            parent_age_weeks=_within(cells, "parent_age_weeks", 15, 120) if cells["parent_age_weeks"] else None,
             planned_end_on=ended_on,
         ),
         ended_on,
-        _positive(cells, "slaughter_weight_g") if cells["slaughter_weight_g"] else None,
+        _within(cells, "slaughter_weight_g", 1, 10_000) if cells["slaughter_weight_g"] else None,
     )
 
 
-def _positive(cells: dict[str, str], name: str) -> float:
-    number = float(cells[name])
-    if not 0 < number < math.inf:
-        message = f"{name} {cells[name]!r} is not above 0"
+def _date(cells: dict[str, str], name: str) -> date:
+    try:
+        day = date.fromisoformat(cells[name])
+    except ValueError as e:
+        message = f"{name} {cells[name]!r} is no date; write it as 2026-11-22"
+        raise ValueError(message) from e
+    if not 1970 < day.year < 2200:  # as for readings: every day in between would be played
+        message = f"{name} {day} is not within 1970 to 2200"
+        raise ValueError(message)
+    return day
+
+
+def _within(cells: dict[str, str], name: str, low: float, high: float) -> float:
+    """Return a number between the limits that the commands of agent/commands.py have, too."""
+    try:
+        number = float(cells[name])
+    except ValueError as e:
+        message = f"{name} {cells[name]!r} is no number"
+        raise ValueError(message) from e
+    if not low <= number <= high:
+        message = f"{name} {cells[name]!r} is not within {low:,} to {high:,}"
         raise ValueError(message)
     return number
 
@@ -272,6 +311,9 @@ def read_events(path: Path, zone: ZoneInfo) -> list[tuple[datetime, str, FlockCo
             if not any(row):
                 continue
             try:
+                if len(row) != len(EVENTS_HEADER):
+                    message = f"{len(row)} columns instead of {len(EVENTS_HEADER)} (quote the JSON, its own quotes doubled)"
+                    raise ValueError(message)  # noqa: TRY301  # one place says file and line
                 at_text, house, command = row
                 at_ms, _ = _instant(at_text, zone)
                 events.append((datetime.fromtimestamp(at_ms / 1000, UTC), house, parse_flock_command(command)))

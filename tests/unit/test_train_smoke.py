@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from agent.bundles import find_bundle, load_bundle, shipped_directory
+from agent.predict import Model
+from models_onnx.evaluate.__main__ import main as evaluate
+from models_onnx.evaluate.run import expected_figures, weighed_figures
+from models_onnx.train import expect, weight
+from models_onnx.train.data import Wanted, collect, flocks_of
+from models_onnx.train.graph import Graph
+from models_onnx.train.net import Net, Scaling, calibrated, fit, pinball
+from models_onnx.train.run import TINY, train_expect, train_weight
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from models_onnx.train.data import FlockData
+
+LARGEST_BUNDLE = 1_000_000  # bytes
+
+
+@pytest.fixture(scope="module")
+def flocks() -> list[FlockData]:
+    """Return a few flocks of a farm that no model was made with."""
+    start = datetime(2027, 5, 1, tzinfo=UTC)
+    return list(flocks_of("test", houses=6, days=24, seed=424_242, start=start, clean=True))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with both bundles, trained for seconds."""
+    folder = tmp_path_factory.mktemp("bundles")
+    train_expect(folder, TINY, print)
+    train_weight(folder, TINY, print)
+    return folder
+
+
+def test_training_writes_bundles_that_the_agent_takes(tiny: Path) -> None:
+    for name in ("expect", "weight"):
+        directory = find_bundle(tiny, name)
+        Model(load_bundle(directory, agent_version="0.1.0"))
+        assert {f.name for f in directory.iterdir()} == {"model.onnx", "manifest.toml", "selftest.npz", "CARD.md"}
+
+
+def test_evaluation_writes_its_report(tiny: Path) -> None:
+    report = tiny / "RESULTS.md"
+    assert evaluate(["--tiny", "--bundles", str(tiny), "--out", str(report)]) == 0
+    text = report.read_text(encoding="utf-8")
+    assert "| water_1h |" in text
+    assert "water_line_blocked" in text
+    assert "Gompertz fit" in text
+
+
+def test_evaluation_without_bundles_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(["--bundles", str(tmp_path)]) == 1
+    assert "there is no bundle 'expect'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["expect", "weight"])
+def test_a_shipped_bundle_is_small_and_passes_its_self_test(name: str) -> None:
+    directory = find_bundle(shipped_directory(), name)
+    Model(load_bundle(directory))
+    assert sum(f.stat().st_size for f in directory.iterdir()) < LARGEST_BUNDLE
+
+
+@pytest.mark.parametrize("name", ["expect", "weight"])
+def test_a_shipped_model_answers_where_nothing_was_measured(name: str) -> None:
+    """A house without a sensor and a flock of which little is known: wide, but numbers."""
+    model = Model(load_bundle(find_bundle(shipped_directory(), name)))
+    for age in (0.5, 10.0, 45.0, 60.0):
+        known = {"age_days": age, "hour_sin": 0.0, "hour_cos": 1.0, "day_fraction": 0.5}
+        known |= {"reference.weight_g": 40 + 50 * age, "reference.feed_g": 12 + 4 * age}
+        house = {}
+        for spec in model.manifest.input:
+            rows = spec.grid.length if spec.grid else 0
+            facts = [known.get(fact, np.nan) for fact in spec.facts]
+            unknown = np.full((rows, len(spec.features)), np.nan, np.float32)
+            house[spec.name] = np.array(facts, np.float32) if spec.facts else unknown
+        result = model.run([house])
+        assert result.set_aside == (None,)
+        assert name == "expect" or (result.outputs["weight_g"] > 0).all()
+
+
+def test_shipped_expectations_beat_same_as_yesterday_on_an_unseen_farm(flocks: Sequence[FlockData]) -> None:
+    model = Model(load_bundle(find_bundle(shipped_directory(), "expect")))
+    wanted = Wanted(expect.INPUTS, expect.EXPECTED, yesterday=True)
+    samples = collect(flocks, wanted, per_day=8, seed=5, held=False, days=range(4, 24))
+    for figure in expected_figures(model, samples, []):
+        assert figure.instants > 100
+        assert figure.error < figure.yesterday, figure.name
+
+
+def test_shipped_weights_beat_same_as_yesterday_on_an_unseen_farm(flocks: Sequence[FlockData]) -> None:
+    model = Model(load_bundle(find_bundle(shipped_directory(), "weight")))
+    samples = collect(flocks, Wanted(weight.INPUTS, (), weight.HORIZON_DAYS), per_day=4, seed=5, held=False)
+    figures = weighed_figures(model, samples)
+    assert figures
+    for figure in figures:
+        assert figure.error < figure.baselines["same as yesterday"], figure.name
+
+
+def test_quantiles_of_an_exported_model_are_those_that_were_trained() -> None:
+    """Columns prepared in the graph and in numpy, the network in both: the same numbers, gaps included."""
+    rng = np.random.default_rng(0)
+    columns = rng.normal(size=(50, 5)).astype(np.float32)
+    columns[rng.random((50, 5)) < 0.2] = np.nan
+    columns[:, 0] = 1.0
+    scaling = Scaling.of(columns, np.ones(50, np.float32))
+    assert 0 not in scaling.gaps
+    net = Net(5 + len(scaling.gaps), seed=3)
+    graph = Graph({"x": ("houses", 5)})
+    middle, below, above = net.emit(graph, graph.prepared("x", scaling.mean, scaling.spread, scaling.gaps))
+    m, b, a = graph.values([middle, below, above], {"x": columns})
+    wanted = net.quantiles(scaling.prepared(columns))
+    assert np.concatenate((m - b, m, m + a), axis=1) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_gradients_are_those_of_the_pinball_loss() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(64, 4)).astype(np.float32), rng.normal(size=64).astype(np.float32)
+    net = Net(4, seed=1)
+    gradients = net.gradients(x, y)
+    for parameter, gradient in zip([*net.weights, *net.biases], gradients, strict=True):
+        where = np.unravel_index(int(np.abs(gradient).argmax()), gradient.shape)
+        kept, losses = parameter[where], []
+        for step in (1e-2, -1e-2):
+            parameter[where] = kept + step
+            losses.append(3 * pinball(y, net.quantiles(x)))  # the mean over rows of the sum over three quantiles
+        parameter[where] = kept
+        assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(gradient[where], rel=0.1, abs=2e-3)
+
+
+def test_the_same_seed_gives_the_same_network_and_it_learns() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(4000, 3)).astype(np.float32)
+    y = (2 * x[:, 0] + rng.normal(size=4000) * (1 + (x[:, 1] > 0))).astype(np.float32)
+    first, again = (fit(x[:3000], y[:3000], x[3000:], y[3000:], seed=5, epochs=60) for _ in range(2))
+    for a, b in zip(first.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    q = first.quantiles(x[3000:])
+    assert (np.diff(q, axis=1) >= 0).all()
+    assert np.corrcoef(q[:, 1], x[3000:, 0])[0, 1] > 0.95
+    below, above = calibrated(first, x[3000:], y[3000:])
+    assert 0.7 < below < 1.4
+    assert 0.7 < above < 1.4
+    noisy = x[3000:, 1] > 0
+    assert (q[noisy, 2] - q[noisy, 0]).mean() > 1.4 * (q[~noisy, 2] - q[~noisy, 0]).mean()
