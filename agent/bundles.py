@@ -6,6 +6,7 @@ The bytes that were checked are the bytes that run: the model is read once, hash
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import zipfile
 from dataclasses import dataclass
@@ -100,12 +101,15 @@ def load_bundles(root: Path, wanted: Iterable[str], *, agent_version: str | None
 def load_bundle(directory: Path, *, agent_version: str | None = None) -> Bundle:
     """Return the bundle in ``directory``, complete and with the hash that its manifest says.
 
+    ``agent_version`` is the version of the installed program where it is not given.
+
     Raises:
         BundleError: something is missing, altered or asks for a newer agent than ``agent_version``.
     """
     path = directory / MANIFEST
     manifest = parse_manifest(_text(path), str(path))
-    if agent_version is not None and version_key(manifest.min_agent_version) > version_key(agent_version):
+    agent_version = agent_version or importlib.metadata.version("flockwatch")
+    if version_key(manifest.min_agent_version) > version_key(agent_version):
         message = f"{path}: needs agent {manifest.min_agent_version}, this is {agent_version}: update the agent first"
         raise BundleError(message)
     model_path = directory / manifest.model.file

@@ -7,10 +7,9 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from agent.config import NAME_PATTERN
+from agent.config import Name
 from agent.errors import InputError
 
-FlockName = Annotated[str, Field(pattern=NAME_PATTERN)]
 Birds = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
@@ -27,7 +26,7 @@ class Place(Command):
     """Birds were placed, or the facts of the present flock are set right."""
 
     action: Literal["place"]
-    flock: FlockName | None = None  # None: named after the day it was placed on
+    flock: Name | None = None  # None: named after the day it was placed on
     placed_on: dt.date | None = None  # None: today
     birds_placed: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     strain: Annotated[str, Field(max_length=64)] | None = None
@@ -40,7 +39,7 @@ class Record(Command):
     """The birds found dead and culled on a farm date, told by people; sets that date's totals."""
 
     action: Literal["record"]
-    flock: FlockName | None = None
+    flock: Name | None = None
     date: dt.date | None = None  # None: today
     dead: Birds = 0
     culled: Birds = 0
@@ -50,7 +49,7 @@ class Thin(Command):
     """Birds were taken out alive; the rest stay."""
 
     action: Literal["thin"]
-    flock: FlockName | None = None
+    flock: Name | None = None
     at: AwareDatetime | None = None  # None: now
     birds: Annotated[int, Field(ge=1, le=1_000_000)]
 
@@ -59,7 +58,7 @@ class State(Command):
     """What goes on in the house."""
 
     action: Literal["state"]
-    flock: FlockName | None = None
+    flock: Name | None = None
     state: Literal["empty", "preheat", "active", "catching", "thinned", "washing"]
 
 
@@ -67,7 +66,7 @@ class End(Command):
     """The birds are gone."""
 
     action: Literal["end"]
-    flock: FlockName | None = None
+    flock: Name | None = None
     at: AwareDatetime | None = None  # None: now
     slaughter_weight_g: Annotated[float, Field(gt=0, le=10_000)] | None = None
 
@@ -108,7 +107,10 @@ def _parse(adapter: TypeAdapter[_T], payload: bytes | str) -> _T:
     except ValidationError as e:
         first = e.errors()[0]
         where = ".".join(str(part) for part in first["loc"] if part not in _ACTIONS)
-        message = f"{where}: {first['msg']}" if where else str(first["msg"])
+        said = first["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        if not isinstance(first["input"], (dict, list, bytes)):
+            said += f" (it says {first['input']!r:.80})"
+        message = f"{where}: {said}" if where else said
         raise InputError(message) from e
 
 

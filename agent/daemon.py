@@ -18,10 +18,10 @@ from agent.alerts import alert, iso
 from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.bus import Bus
 from agent.commands import parse_flock_command, parse_warning_command
-from agent.dialects import Decoder
+from agent.dialects import Decoder, Refusal
 from agent.domain import PUBLISHED_STATES, Event, SeriesKey, WarningState, from_ms, to_ms
-from agent.errors import BundleError, InputError, StoreError
-from agent.flock import HouseLife, day_number
+from agent.errors import BrokerError, BundleError, InputError, StoreError
+from agent.flock import day_number, restored
 from agent.health import Health
 from agent.notify import Notifier
 from agent.predict import Predictor
@@ -50,6 +50,7 @@ HEARTBEAT_S = 60.0  # real time: a reader takes a severity that is older than 18
 PRUNE_EVERY_S = 600.0
 REPEATED_WITHIN_S = 60.0  # a command without id that says the same again so soon is the same
 BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
+PATIENCE_S = 60.0  # real time that all wait for a house whose readings lag: its clock may be wrong for ever
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
 _GRID_MS = int(GRID / timedelta(milliseconds=1))
 
@@ -59,15 +60,34 @@ class Grid:
 
     def __init__(self, last: datetime) -> None:
         self.last = from_ms(to_ms(last) // _GRID_MS * _GRID_MS)
+        self.is_behind = False  # more is due than one turn may judge: what stands now is history
+        self._lagging: set[str] = set()  # houses that are not waited for, until they are ready by themselves
+        self._waiting_since: float | None = None
 
     def due(self, now: datetime, watches: Sequence[HouseWatch], monotonic: float) -> Iterator[datetime]:
         """Yield the instants up to ``now`` that every house is ready for, a limited number at a time."""
+        self.is_behind = False
         for _ in range(INSTANTS_PER_TURN):
             at = self.last + GRID
-            if at > now or not all(watch.is_ready(at, monotonic) for watch in watches):
+            if at > now or not self._is_time(at, watches, monotonic):
                 return
             self.last = at
             yield at
+        self.is_behind = self.last + GRID <= now
+
+    def _is_time(self, at: datetime, watches: Sequence[HouseWatch], monotonic: float) -> bool:
+        """Tell whether all houses are ready for ``at``; one whose clock is wrong holds up the others only once."""
+        waiting = {watch.house for watch in watches if not watch.is_ready(at, monotonic)}
+        self._lagging &= waiting
+        if waiting <= self._lagging:
+            self._waiting_since = None
+            return True
+        if self._waiting_since is None:
+            self._waiting_since = monotonic
+        if monotonic - self._waiting_since < PATIENCE_S:
+            return False
+        self._lagging, self._waiting_since = waiting, None
+        return True
 
 
 class Topics:
@@ -94,7 +114,8 @@ class Topics:
         """Return what a command's topic names after the site: ``[house, "flock"]`` or ``[house, "warning", rule]``."""
         if not topic.startswith(self._root + "/") or not topic.endswith("/command"):
             return None
-        return topic[len(self._root) + 1 :].split("/")[:-1]
+        place = topic[len(self._root) + 1 :].split("/")[:-1]
+        return place if place[1:] == ["flock"] or (len(place) == 3 and place[1] == "warning") else None
 
 
 class Agent:
@@ -128,6 +149,8 @@ class Agent:
         self._shown: dict[str, bytes] = {}  # our retained topics as we last published them
         self._connection = 0
         self._held: list[Message] = []  # not acknowledged, because the store failed
+        self._stored = 0  # so many of them are in the store already
+        self._noticed: list[Event] = []  # intervals of bad quality that are not recorded yet
         self._held_until = 0.0
         self._unrecorded: deque[_Instant] = deque()
         self._last_command: tuple[str, bytes, float, str] | None = None
@@ -143,9 +166,7 @@ class Agent:
         """Take back what was known before the restart, and see again what the windows had not been told of."""
         known = self.store.restore()
         for watch in self.watches:
-            change = known.houses.get(watch.house)
-            flock = None if change is None or change.flock is None or change.flock.ended_at else change.flock
-            life = HouseLife() if change is None else HouseLife(change.state, change.at, flock)
+            life = restored(known.houses.get(watch.house))
             standings = [standing for standing in known.standings if standing.house == watch.house]
             watch.restore(life, standings, _of(watch.house, known.rhythms), _of(watch.house, known.newest_ms))
         while buckets := [Bucket(*row) for row in islice(known.buckets, BUCKETS_AT_ONCE)]:
@@ -155,6 +176,7 @@ class Agent:
         self.quality.restore(Known(known.rhythms, known.newest_ms, _stuck(known.standings)))
         for readings in known.newer:
             self._observe(readings)
+        self._grid_is_set = known.judged_at is not None or self.clock.is_trusted()
         return Grid(known.judged_at or self.clock.now())
 
     # --- the loop
@@ -166,22 +188,27 @@ class Agent:
         self._obey(messages)
         if self.bus.acknowledge(messages):  # only now may the broker forget them
             self.store.acknowledged()
+        self._held, self._stored = [], 0  # whatever fails from here on, these need not be taken again
         self._judge()  # every grid instant since the last one, live and backlog alike
         self._record()  # predictions, transitions and windows of each instant, one transaction
         self._publish()  # retained: the final state, not history
 
     def _append(self, messages: Sequence[Message]) -> Readings:
-        sensors = [message for message in messages if self.topics.command(message.topic) is None]
+        # of messages that were held, the first ones may be stored already: by the time of arrival they look new
+        sensors = [message for message in messages[self._stored :] if self.topics.command(message.topic) is None]
         decoded = self.decoder.decode(
             sensors, clock_trusted=self.clock.is_trusted(), is_redelivered=self.store.is_redelivered
         )
         for refusal, count in decoded.counts.items():
-            self.health.rejected[str(refusal)] += count
+            if refusal is Refusal.RETAINED:
+                self.health.retained_ignored += count
+            else:
+                self.health.rejected[str(refusal)] += count
         now = self.clock.now()
         readings, intervals = self.quality.judge(decoded.readings)
+        self._noticed += [_interval_event(interval, now) for interval in intervals]
         stored = self.store.append(readings, rejected=decoded.rejected, arrivals=decoded.arrivals, at_ms=to_ms(now))
-        if intervals:
-            self.store.record(events=[_interval_event(interval, now) for interval in intervals])
+        self._stored = len(messages)
         return stored
 
     def _observe(self, readings: Readings) -> None:
@@ -192,6 +219,10 @@ class Agent:
             watch.observe(readings, monotonic)
 
     def _judge(self) -> None:
+        if not self.clock.is_trusted():
+            return  # nobody knows what time it is; what comes in is stored, and judged when somebody does
+        if not self._grid_is_set:  # the first start was in 1970: nothing to judge between then and now
+            self.grid, self._grid_is_set = Grid(self.clock.now()), True
         monotonic = self.clock.monotonic()
         for at in self.grid.due(self.clock.now(), self.watches, monotonic):
             outcomes = judge_instant(self.watches, self.predictor, at, monotonic)
@@ -206,6 +237,9 @@ class Agent:
 
     def _record(self) -> None:
         """Store what was judged; what the store refuses is kept and tried again with the next turn."""
+        if self._noticed:
+            self.store.record(events=self._noticed)
+            self._noticed = []
         while self._unrecorded:
             judged = self._unrecorded[0]
             self.store.record(
@@ -223,7 +257,10 @@ class Agent:
 
     def turn_or_hold(self, messages: Sequence[Message]) -> None:
         """Take a turn; where the store fails, hold the messages unacknowledged: the broker keeps the rest."""
-        self._held += messages
+        room = MESSAGES_PER_TURN - len(self._held)  # of what needs no acknowledgement, nobody else bounds what is held
+        kept = [message for number, message in enumerate(messages) if message.qos > 0 or number < room]
+        self.health.dropped_qos0 += len(messages) - len(kept)
+        self._held += kept
         if self.clock.monotonic() < self._held_until:
             return
         try:
@@ -234,7 +271,7 @@ class Agent:
         else:
             self._held = []
             self.degrade("store", None)
-        self.degrade("broker", self.bus.unhealthy() or (None if self.bus.is_connected else self.bus.last_error))
+        self.degrade("broker", None if self.bus.is_connected else self.bus.last_error)
         self.health.turns += 1
 
     def farewell(self) -> None:
@@ -247,7 +284,10 @@ class Agent:
         """Do what was asked; what was done and its answer are stored together before the command is acknowledged."""
         for message in messages:
             place = self.topics.command(message.topic)
-            if place is None or message.retain:
+            if place is None:
+                continue
+            if message.retain:  # an old command that somebody left at the broker
+                self.health.retained_ignored += 1
                 continue
             answer = self._answer(place, message)
             self._answers.append((message.topic.removesuffix("command") + "response", answer.encode()))
@@ -262,6 +302,8 @@ class Agent:
         repeats = command_id is None and last is not None and last[:2] == (message.topic, message.payload)
         if repeats and last is not None and message.received_monotonic - last[2] < REPEATED_WITHIN_S:
             return last[3]
+        watch = self._watch_of.get(place[0])
+        before = None if watch is None else watch.told()
         try:
             done = self._do(place, message.payload)
             answer = {"id": command_id, "ok": True, **done.answer}
@@ -269,12 +311,17 @@ class Agent:
             done = _Done({})
             answer = {"id": command_id, "ok": False, "error": str(e)}
         text = json.dumps(answer)
-        self.store.record(
-            flock_changes=done.changes,
-            warnings=done.warnings,
-            standings=[event.standing for event in done.warnings],
-            commands=[] if command_id is None else [(command_id, message.topic, text)],
-        )
+        try:
+            self.store.record(
+                flock_changes=done.changes,
+                warnings=done.warnings,
+                standings=[event.standing for event in done.warnings],
+                commands=[] if command_id is None else [(command_id, message.topic, text)],
+            )
+        except StoreError:
+            if watch is not None and before is not None:
+                watch.take_back(before)  # not stored is not done: it comes again
+            raise
         self._last_command = (message.topic, message.payload, message.received_monotonic, text)
         return text
 
@@ -296,20 +343,13 @@ class Agent:
         """Publish what changed; after a new connection everything, as the broker may have forgotten."""
         monotonic = self.clock.monotonic()
         anew = self.bus.connection != self._connection
-        self._connection = self.bus.connection
         if self.bus.is_connected:  # commands may reach us before our subscriptions are confirmed: their answers wait
             for topic, payload in self._answers:
                 self.bus.publish(topic, payload, retain=False)
             self._answers.clear()
-        for topic, payload in self._wanted().items():
-            if anew or self._shown.get(topic) != payload:
-                self.bus.publish(topic, payload, retain=True)
-                self._shown[topic] = payload
-        self._clear(anew=anew)
-        if monotonic >= self._heartbeat_due:
-            self._heartbeat_due = monotonic + HEARTBEAT_S
-            for watch in self.watches:
-                self.bus.publish(self.topics.severity(watch.house), b"%d" % watch.severity(), retain=True)
+        if not self.grid.is_behind:  # else what stands is history, and history raises no stale alert
+            self._connection = self.bus.connection
+            self._show(monotonic, anew=anew)
         if anew or monotonic >= self._health_due:
             self._health_due = monotonic + HEARTBEAT_S
             value = self.health_value("online")
@@ -319,6 +359,18 @@ class Agent:
             self._prune_due = monotonic + PRUNE_EVERY_S
             settings = self.config.store
             self.store.prune(self.clock.now(), keep_hours=settings.keep_hours, max_size_mb=settings.max_size_mb)
+
+    def _show(self, monotonic: float, *, anew: bool) -> None:
+        """Bring the retained topics to what stands now."""
+        for topic, payload in self._wanted().items():
+            if anew or self._shown.get(topic) != payload:
+                self.bus.publish(topic, payload, retain=True)
+                self._shown[topic] = payload
+        self._clear(anew=anew)
+        if monotonic >= self._heartbeat_due:
+            self._heartbeat_due = monotonic + HEARTBEAT_S
+            for watch in self.watches:
+                self.bus.publish(self.topics.severity(watch.house), b"%d" % watch.severity(), retain=True)
 
     def _wanted(self) -> dict[str, bytes]:
         """Return every retained topic that should stand now, with its payload."""
@@ -458,10 +510,11 @@ def _id_in(payload: bytes) -> str | None:
     """Return the ``id`` of a command, even of one that is wrong in another way, so that its answer finds its asker."""
     try:
         document = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):  # a thousand brackets
         return None
     found = document.get("id") if isinstance(document, dict) else None
-    return found if isinstance(found, str) and found else None
+    # as long as commands allow; and half a surrogate pair, which JSON can hold, can neither be stored nor sent
+    return found if isinstance(found, str) and 0 < len(found) <= 128 and found.isprintable() else None
 
 
 def _prediction_value(made: Sequence[Prediction]) -> dict[str, object]:
@@ -524,6 +577,9 @@ def run(config: Config, clock: Clock) -> int:
         while not stop.asked:
             agent.turn_or_hold(bus.receive(config.store.commit_interval_s, MESSAGES_PER_TURN))
             notifier.watchdog()
+            if (deaf := bus.unhealthy()) is not None:
+                message = f"{deaf}; the agent ends, so that it is started again"
+                raise BrokerError(message)
         notifier.stopping()
         agent.farewell()
     return 0

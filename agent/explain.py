@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.domain import Cause
+from agent.domain import Cause, Reason, WarningState
 from agent.rules import kind_of
 from agent.signals import base_of
 
@@ -54,7 +54,7 @@ _CAUSES: dict[tuple[str, int], tuple[str, ...]] = {
     ("dead", 1): ("disease", "ventilation_failure", "heat_stress"),
 }
 
-# A second signal that leaves its band the same way names the cause better than the first alone.
+# Signals that leave their bands together name the cause better than the first alone; the first that fits is first.
 _TOGETHER: tuple[tuple[frozenset[tuple[str, int]], str], ...] = (
     (frozenset({("water", -1), ("feed", -1), ("dead", 1)}), "disease"),
     (frozenset({("feed", -1), ("dead", 1)}), "disease"),
@@ -86,6 +86,16 @@ _CHECKS = {
     "sensor_stuck": "Warm the sensor with your hand: its value must move.",
 }
 _LOOK = "Go to the house and look."
+_NO_CHECK = "Nothing: it is over."
+
+_OVER = {
+    Reason.BACK_BEFORE_DELAY: "is as expected again",
+    Reason.BACK_IN_BAND: "is as expected again",
+    Reason.SHELF_TIME_OVER: "is as expected again",
+    Reason.CANNOT_SAY: "cannot be judged any more: too little is measured",
+    Reason.HOUSE_STATE: "is watched again",
+    Reason.RULE_REMOVED: "is not watched any more",
+}
 
 _ALONE = {"missing": ("sensor_silent",), "silent": ("gateway_silent",), "stuck": ("sensor_stuck",)}
 
@@ -105,8 +115,12 @@ def explain(rule: WarningRule, standing: Standing, also: Mapping[str, int], wher
         standing: Where it stands, with its evidence.
         also: The other signals of the house that are out of their band now, each with its direction (-1 or 1).
         where: The house, flock and day in words.
-        when: Since when, in the farm's own time.
+        when: Since when it stands or stood, in the farm's own time.
     """
+    if standing.state is WarningState.NORMAL:  # the last word about it: nobody shall run for that
+        over = _OVER.get(standing.reason or Reason.BACK_IN_BAND, "is over")
+        began = f" (out of course since {when})" if standing.since is not None else ""
+        return Explanation(f"{where}: {_subject(rule)} {over}{began}.", (), _NO_CHECK)
     causes = _causes(rule, standing, also)
     check_first = _CHECKS.get(causes[0].cause, _LOOK) if causes else _LOOK
     text = f"{where}: {_sentence(rule, standing)}, since {when}. {check_first}"
@@ -131,10 +145,21 @@ def _distinct(causes: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(causes))
 
 
+def _subject(rule: WarningRule) -> str:
+    kind = kind_of(rule.name)
+    if kind in {"missing", "stuck"}:
+        return f"sensor {rule.signal}"
+    return "the house" if kind == "silent" else _name(rule)
+
+
+def _name(rule: WarningRule) -> str:
+    return _NAMES.get(base_of(rule.signal or ""), rule.signal or "")
+
+
 def _sentence(rule: WarningRule, standing: Standing) -> str:
     evidence = standing.evidence
     kind = kind_of(rule.name)
-    name = _NAMES.get(base_of(rule.signal or ""), rule.signal or "")
+    name = _name(rule)
     if kind == "missing":
         return f"{rule.signal} has stopped reporting"
     if kind == "silent":

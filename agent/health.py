@@ -31,7 +31,7 @@ class Health:
     started_at: datetime
     rejected: Counter[str] = field(default_factory=Counter)  # reason -> messages or values
     retained_ignored: int = 0
-    unknown_topics: int = 0
+    dropped_qos0: int = 0  # while the store failed
     unknown_houses: set[str] = field(default_factory=set)
     unknown_signals: set[str] = field(default_factory=set)
     turns: int = 0
@@ -58,7 +58,7 @@ class Health:
             "degraded": dict(sorted(self.degraded.items())),
             "rejected": dict(self.rejected),
             "retained_ignored": self.retained_ignored,
-            "unknown_topics": self.unknown_topics,
+            "dropped_qos0": self.dropped_qos0,
             "unknown_houses": sorted(self.unknown_houses)[:SHOWN_NAMES],
             "unknown_signals": sorted(self.unknown_signals)[:SHOWN_NAMES],
             "gaps": gap_list[:SHOWN_NAMES],

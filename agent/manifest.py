@@ -269,6 +269,11 @@ class Manifest(Part):
         ):
             message = f"task 'expect': output {bare[0]!r} needs `of`, the feature that it expects"
             raise ValueError(message)
+        if self.task in {"expect", "weight"} and (
+            mute := [o.name for o in self.output if o.meaning == "quantiles" and not {0.1, 0.5, 0.9} <= {*o.quantiles}]
+        ):
+            message = f"task {self.task!r}: output {mute[0]!r} needs the quantiles 0.1, 0.5 and 0.9 among its own"
+            raise ValueError(message)
         return self
 
     def resolved(self) -> Manifest:

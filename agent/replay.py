@@ -248,7 +248,7 @@ class Replay:
         try:
             watch.apply(command, at)
         except InputError as e:
-            message = f"{iso(at)}: {house}: {command.action}: {e}"
+            message = f"{iso(at)}: {house}: {command.action}: {e}; correct events.csv or flocks.csv"
             raise ReplayFileError(message) from e
 
 
@@ -292,7 +292,7 @@ def _commands(
 ) -> Iterator[tuple[datetime, str, FlockCommand]]:
     """Yield the placements and ends that ``flocks.csv`` tells, unless ``events.csv`` tells of the same."""
     days = config.site.days
-    for line, following in zip(recorded, (*recorded[1:], None), strict=True):
+    for line, following in zip(recorded, (*recorded[1:], None), strict=False):  # not strict: there may be no flock
         flock = line.flock
         facts = {
             name: getattr(flock, name) for name in ("birds_placed", "strain", "parent_age_weeks", "planned_end_on")

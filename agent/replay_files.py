@@ -312,7 +312,7 @@ def read_events(path: Path, zone: ZoneInfo) -> list[tuple[datetime, str, FlockCo
                 continue
             try:
                 if len(row) != len(EVENTS_HEADER):
-                    message = f"{len(row)} columns instead of {len(EVENTS_HEADER)} (quote the JSON, its own quotes doubled)"
+                    message = f"{len(row)} columns instead of {len(EVENTS_HEADER)} (quote the JSON, double its quotes)"
                     raise ValueError(message)  # noqa: TRY301  # one place says file and line
                 at_text, house, command = row
                 at_ms, _ = _instant(at_text, zone)

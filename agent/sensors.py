@@ -99,23 +99,28 @@ class Sensors:
 
     def any_overdue(self, at: datetime) -> bool:
         """Tell whether any sensor is silent for so long that somebody may want to hear of it."""
+        oldest_ms = to_ms(at - SEEN_WITHIN)
         return any(
-            self._silence(f"missing-{name}", s.last_ms, self._interval_s(name), at) for name, s in self._sensors.items()
+            s.last_ms >= oldest_ms and self._silence(f"missing-{name}", s.last_ms, self._interval_s(name), at)
+            for name, s in self._sensors.items()
         )
 
     def evidence(self, at: datetime, monotonic: float) -> dict[str, Evidence]:
         """Return by rule how silent and how stuck the sensors are at ``at``; where all are silent, only that."""
-        oldest_ms = to_ms(at - SEEN_WITHIN)
-        self._sensors = {name: sensor for name, sensor in self._sensors.items() if sensor.last_ms >= oldest_ms}
         usual = [interval_s for name in self._sensors if (interval_s := self._interval_s(name)) is not None]
         house = NOTHING
         if usual and self.is_quiet(monotonic):
             house = self._silence("silent", self.newest_ms, min(usual), at) or NOTHING
+        if house is NOTHING:  # while the whole house is silent, nobody is gone
+            oldest_ms = to_ms(at - SEEN_WITHIN)
+            self._sensors = {name: sensor for name, sensor in self._sensors.items() if sensor.last_ms >= oldest_ms}
         evidence = {"silent": house}
         for name, sensor in self._sensors.items():
-            silence = None
+            silence: Evidence | None = NOTHING
             if house is NOTHING and monotonic - sensor.monotonic >= SILENCE_S:
                 silence = self._silence(f"missing-{name}", sensor.last_ms, self._interval_s(name), at)
+            elif house is NOTHING and sensor.quality is None:
+                silence = Evidence(None, why="no reading since the start, a moment ago")
             evidence[f"missing-{name}"] = silence or NOTHING
             evidence[f"stuck-{name}"] = self._stuck(name, sensor)
         return evidence
@@ -139,5 +144,6 @@ class Sensors:
             return Evidence(None, why="no reading since the start")
         if sensor.quality is not Quality.STUCK or sensor.bad_since_ms is None:
             return NOTHING
-        unit = self._signal(SeriesKey(self._house, name)).unit
-        return Evidence(1.0, actual=sensor.value, unit=unit, since=from_ms(sensor.bad_since_ms))
+        signal = self._signal(SeriesKey(self._house, name))
+        since = from_ms(sensor.bad_since_ms) - timedelta(seconds=signal.stuck_after_s or 0)  # it was noticed so late
+        return Evidence(1.0, actual=sensor.value, unit=signal.unit, since=since)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import uuid
 from datetime import date, datetime
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.clock import SimulatedClock, SystemClock
-from agent.config import load_config
-from agent.errors import BrokerError
+from agent.config import NAME_PATTERN, load_config
+from agent.errors import BrokerError, BundleError, InputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,11 +130,10 @@ def _replay(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     directory = arguments.bundles or config.models.directory or shipped_directory()
     predictor = Predictor.load(load_bundles(directory, config.models.use), config.site.days, config.models.threads)
-    for refused in predictor.refused:
-        print(f"flockwatch: {refused.bundle} is left out: {refused.reason}", file=sys.stderr)
-    summary = replay(config, predictor, arguments.readings, arguments.flocks, arguments.events, arguments.out)
-    print(summary)
-    return 1 if predictor.refused else 0
+    if predictor.refused:
+        raise BundleError("\n".join(f"{refused.bundle}: {refused.reason}" for refused in predictor.refused))
+    print(replay(config, predictor, arguments.readings, arguments.flocks, arguments.events, arguments.out))
+    return 0
 
 
 # --- flock ------------------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def _add_flock(subparsers: Subparsers) -> None:
     def action(name: str, text: str) -> argparse.ArgumentParser:
         parser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         add_config(parser)
-        parser.add_argument("house", help="the house's id")
+        parser.add_argument("house", type=_house, help="the house's id")
         parser.add_argument("--flock", help="the flock's id (default: the current one; at placement: its date)")
         parser.add_argument("--by", help="who says so")
         parser.set_defaults(run=_flock_command)
@@ -187,7 +187,11 @@ def _flock_command(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     said = {key: value for key, value in vars(arguments).items() if key not in _NOT_SENT and value is not None}
     command = json.dumps({"id": uuid.uuid4().hex, **said}, default=lambda value: value.isoformat())
-    asked = parse_flock_command(command)  # what is wrong is said here, not by a queued command hours later
+    try:
+        asked = parse_flock_command(command)  # what is wrong is said here, not by a queued command hours later
+    except InputError as e:
+        message = f"flock {arguments.action}: {e}"
+        raise UsageError(message) from e
     root = f"{config.mqtt.topic_prefix}/{config.site.id}/{arguments.house}/flock"
     try:
         answer = ask(
@@ -203,7 +207,8 @@ def _flock_command(arguments: argparse.Namespace) -> int:
         message = f"no broker, nothing done: {e}"
         raise BrokerError(message) from e
     if answer is None:
-        print("queued, the agent is not running: the broker gives it the command when it is back", file=sys.stderr)
+        said = "queued, the agent is not running: the broker gives it the command when it is back"
+        print(f"flockwatch: {said}", file=sys.stderr)
         return 1
     value = json.loads(answer)
     if not value["ok"]:
@@ -273,6 +278,13 @@ def _model_check(arguments: argparse.Namespace) -> int:
 
 
 # --- words to values --------------------------------------------------------------------------------------------------
+
+
+def _house(text: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, text):
+        message = f"{text!r} is no house: use the id from agent.toml, of letters, digits, - and _"
+        raise argparse.ArgumentTypeError(message)
+    return text
 
 
 def _date(text: str) -> date:

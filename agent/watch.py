@@ -32,7 +32,7 @@ from agent.errors import InputError
 from agent.explain import direction_of, explain
 from agent.flock import HouseLife, day_number
 from agent.manifest import Judge, horizon_s
-from agent.rules import kind_of, rule_by_default, rule_of
+from agent.rules import KINDS, kind_of, rule_by_default, rule_of
 from agent.sensors import TOLD_BY_PEOPLE, Sensors
 from agent.signals import base_of
 from agent.strains import strain_of
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from agent.predict import Due, Predictor
     from agent.readings import Readings
     from agent.signals import Signal
-    from agent.window import HouseInputs, Measured
+    from agent.window import HouseInputs, Masks, Measured
 
 GRID = timedelta(minutes=10)
 """The step of event time: fine enough to find a stopped flow within the hour, coarse enough for a small gateway."""
@@ -61,6 +61,15 @@ FAST = timedelta(hours=6)
 
 HOLD = {"deviation": timedelta(days=2), "trend": timedelta(days=4)}
 """How long models look at the course before a warning instead of at the fault; after that the new course is normal."""
+
+MASKED_AFTER = timedelta(hours=12)
+"""How long a fault that is over stays masked from the models, so that its recovery is no second fault. No longer: what
+is masked cannot be learnt, and were the warning false, a model that is kept blind would only repeat it."""
+
+KNOWN_SHARE = 0.75
+"""So much of its course so far must have been measured before a flock is held against it: two nights of three."""
+
+EPOCH = from_ms(0)
 
 MORTALITY_FACTOR = 3.0
 """An outbreak is at least so many times the median of the seven days before it."""
@@ -92,7 +101,7 @@ class HouseResult:
     manifest: Manifest
     horizon: str | None
     outputs: Mapping[str, NDArray[np.float64]]
-    coverage: float
+    inputs: HouseInputs
 
 
 class HouseWatch:
@@ -116,7 +125,8 @@ class HouseWatch:
         self._overrides = overrides
         self._signal = signal
         self._sensors = Sensors(house, signal, self._rule, rhythm_s, started_monotonic)
-        self._modelled = frozenset(name for manifest in manifests for name in modelled_rules(manifest.output))
+        self._spans = {name: span for manifest in manifests for name, span in modelled_rules(manifest.output)}
+        self._faults: list[tuple[str, datetime, datetime]] = []  # rule, begin and end of what is over
         needed = {*TOLD_BY_PEOPLE, *(name for manifest in manifests for name in manifest.signals)}
         self.window = Window(house, {name: signal(SeriesKey(house, name)) for name in needed}, days)
         self._rules: dict[str, WarningRule | None] = {}
@@ -140,7 +150,13 @@ class HouseWatch:
         """
         self.life = life
         self._sensors.restore(newest_ms)
-        self.standings = {standing.rule: standing for standing in standings}
+        # a rule of another version of this program, which nobody can judge here, would stand for ever
+        self.standings = {s.rule: s for s in standings if kind_of(s.rule) in KINDS}
+        self._faults = [  # of each rule the last
+            (past.rule, self._began(past), past.back_since or past.updated_at or EPOCH)
+            for past in self.standings.values()
+            if past.state is WarningState.NORMAL and past.id is not None and past.rule in self._spans
+        ]
         self.window.load((), rhythms_s)
 
     def observe(self, readings: Readings, monotonic: float) -> None:
@@ -167,6 +183,15 @@ class HouseWatch:
         change = flock_life.apply(self.house, self.life, command, at, self.days)
         self._take(change)
         return change
+
+    def told(self) -> tuple[HouseLife, dict[str, Standing]]:
+        """Return what commands change, as it is now."""
+        return self.life, dict(self.standings)
+
+    def take_back(self, told: tuple[HouseLife, dict[str, Standing]]) -> None:
+        """Undo commands that could not be stored: they will be asked again."""
+        self.life, self.standings = told
+        self._removed = None
 
     def _take(self, change: FlockChange) -> None:
         self.life = self.life.after(change)
@@ -199,26 +224,35 @@ class HouseWatch:
         context = self._context(flock)
         specs = due.model.manifest.input
         if due.model.manifest.task != "expect":
-            return [(None, self.window.inputs(specs, at, context, self._masks(at, timedelta(0))))]
+            return [(None, self.window.inputs(specs, at, context, self._masks(at)))]
         inputs: list[tuple[str | None, HouseInputs]] = []
         for horizon in dict.fromkeys(horizon for output in due.outputs for horizon in output.horizons):
             back = timedelta(seconds=horizon_s(horizon) or 0)
-            inputs.append((horizon, self.window.inputs(specs, at - back, context, self._masks(at, back))))
+            inputs.append((horizon, self.window.inputs(specs, at - back, context, self._masks(at))))
         return inputs
 
-    def _masks(self, at: datetime, back: timedelta) -> dict[str, datetime]:
-        """Return since when each signal is out of its course: the model must not learn the fault as the normal."""
-        masks: dict[str, datetime] = {}
+    def _masks(self, at: datetime) -> Masks:
+        """Return when each signal was out of its course: the model must not learn a fault as the normal."""
+        masks: dict[str, list[tuple[datetime, datetime]]] = {}
         for standing in self.standings.values():
             hold = HOLD.get(kind_of(standing.rule))
             if hold is None or standing.since is None or standing.state not in _OUT_OF_COURSE:
                 continue
-            if at - standing.since > hold:
-                continue
-            signal = base_of(standing.rule.partition("-")[2])
-            began = standing.since - (back or GRID)
-            masks[signal] = min(masks.get(signal, began), began)
+            if at - standing.since <= hold:
+                masks.setdefault(_signal_of(standing.rule), []).append((self._began(standing), at))
+        for rule, begin, end in self._faults:
+            masks.setdefault(_signal_of(rule), []).append((begin, end))
         return masks
+
+    def _began(self, standing: Standing) -> datetime:
+        """Return the earliest that what a warning shows can have begun: one horizon before it was noticed."""
+        return (standing.since or EPOCH) - self._spans.get(standing.rule, GRID)
+
+    def _remember(self, before: Standing, after: Standing, at: datetime) -> None:
+        """Keep the time of a fault that is over for a while."""
+        if before.state in PUBLISHED_STATES and after.state is WarningState.NORMAL and before.rule in self._spans:
+            self._faults.append((before.rule, self._began(before), before.back_since or at))
+        self._faults = [fault for fault in self._faults if at - fault[2] <= MASKED_AFTER]
 
     def _context(self, flock: Flock) -> FlockContext:
         """Return what the features need to know of the flock: facts, and how many birds left when."""
@@ -275,8 +309,10 @@ class HouseWatch:
             if after == before:
                 continue
             self.standings[name] = after
-            if reason is not None:
+            self._remember(before, after, at)
+            if reason is not None or _delays_of(after) != _delays_of(before):
                 changed.append(after)
+            if reason is not None:
                 events.append(self._event(after, before.state, reason, at))
         predictions = self._predictions(results, at)
         return Outcome(self.house, at, tuple(events), tuple(changed), tuple(predictions), tuple(changes))
@@ -287,11 +323,13 @@ class HouseWatch:
         rule = self._rule(name)
         if rule is None:
             return judging.clear(before, at, Reason.RULE_REMOVED) or (before, None)
+        applies = self._applies(rule, at)
         if evidence is None:
-            if name in self._modelled and name not in turn:
+            is_later = name in self._spans and name not in turn
+            if is_later and applies and before.state is not WarningState.SHELVED:
                 return before, None
             evidence = Evidence(None, why="nothing measured it")
-        after, reason = judging.judge(rule, before, evidence, at, applies=self._applies(rule, at))
+        after, reason = judging.judge(rule, before, evidence, at, applies=applies)
         if reason is not None and self.life.flock is not None:
             after = replace(after, flock=after.flock or self.life.flock.flock)
         return after, reason
@@ -337,7 +375,7 @@ class HouseWatch:
         key = (manifest.name, manifest.version, horizon)
         judged = self._judged.get(key)
         if judged is None:
-            outputs = tuple(o for o in manifest.output if o.of is not None and horizon in o.horizons)
+            outputs = tuple(o for o in manifest.output if _is_judged(o) and horizon in o.horizons)
             judged = self._judged[key] = _Judged(outputs, tuple(o.of for o in outputs if o.of is not None))
         return judged
 
@@ -367,10 +405,13 @@ class HouseWatch:
             low=low * scale,
             high=high * scale,
             unit=self._unit(feature.signal),
-            coverage=min(actual.coverage, result.coverage) if result.coverage else actual.coverage,
+            coverage=min(actual.coverage, result.inputs.coverage),
             model=result.manifest.name,
             model_version=result.manifest.version,
         )
+        known = result.inputs.known_share(feature.signal, horizon_s(result.horizon or "") or 0)
+        if known < KNOWN_SHARE:
+            return replace(common, why=f"only {known:.0%} of its course so far was measured")
         if not np.isfinite(actual.value):
             return replace(common, why=f"only {actual.coverage:.0%} of it was measured")
         limits = output.judge or _DEFAULT_JUDGE
@@ -428,8 +469,8 @@ class HouseWatch:
                 continue
             manifest = result.manifest
             for output in manifest.output:
-                if output.meaning != "quantiles":
-                    continue
+                if output.meaning != "quantiles" or not set(output.quantiles) >= _TOLD:
+                    continue  # a prediction is told by these three
                 for horizon, quantiles in zip(output.horizons, result.outputs[output.name], strict=True):
                     target_at = self._target_at(horizon, flock, at)
                     if target_at is None or not np.isfinite(quantiles).all():
@@ -449,7 +490,7 @@ class HouseWatch:
                             p90=p90,
                             model=manifest.name,
                             model_version=manifest.version,
-                            coverage=result.coverage,
+                            coverage=result.inputs.coverage,
                         )
                     )
         return predictions
@@ -492,7 +533,7 @@ class HouseWatch:
             if standing.rule == name or standing.state not in _OUT_OF_COURSE or standing.evidence is None:
                 continue
             if kind_of(standing.rule) in _MODELLED:
-                also[base_of(standing.rule.partition("-")[2])] = direction_of(standing.evidence)
+                also[_signal_of(standing.rule)] = direction_of(standing.evidence)
             elif standing.rule == "mortality":
                 also["dead"] = 1
         return also
@@ -500,7 +541,9 @@ class HouseWatch:
     def shown(self, at: datetime) -> list[WarningEvent]:
         """Return every warning that is to be seen now, with its words as of ``at``."""
         return [
-            self._event(standing, standing.state, standing.reason or Reason.LIMIT_CROSSED, at)
+            self._event(
+                standing, standing.state, standing.reason or Reason.LIMIT_CROSSED, max(at, standing.updated_at or at)
+            )
             for standing in self.standings.values()
             if standing.state in PUBLISHED_STATES
         ]
@@ -508,7 +551,9 @@ class HouseWatch:
     def over(self, at: datetime) -> list[WarningEvent]:
         """Return every rule that was once out of course and is not to be seen now."""
         return [
-            self._event(standing, standing.state, standing.reason or Reason.BACK_IN_BAND, at)
+            self._event(
+                standing, standing.state, standing.reason or Reason.BACK_IN_BAND, max(at, standing.updated_at or at)
+            )
             for standing in self.standings.values()
             if standing.state not in PUBLISHED_STATES
         ]
@@ -550,6 +595,7 @@ class HouseWatch:
         return self._event(after, before.state, reason, at)
 
 
+_TOLD = {0.1, 0.5, 0.9}  # the quantiles that expectations and predictions are told by
 _MODELLED = frozenset({"deviation", "trend"})
 _MOVING = frozenset(WarningState) - {WarningState.NORMAL}
 _OUT_OF_COURSE = frozenset({WarningState.PENDING, *PUBLISHED_STATES})
@@ -568,16 +614,29 @@ class _Judged:
     features: tuple[Feature, ...]
 
 
+def _is_judged(output: Output) -> bool:
+    return output.of is not None and output.meaning == "quantiles" and set(output.quantiles) >= _TOLD
+
+
+def _delays_of(standing: Standing) -> tuple[datetime | None, datetime | None]:
+    return standing.back_since, standing.unknown_since
+
+
 def _kind_of_horizon(length_s: int) -> str:
     return "deviation" if timedelta(seconds=length_s) <= FAST else "trend"
 
 
-def modelled_rules(outputs: Iterable[Output]) -> Iterator[str]:
-    """Yield the rules that the outputs of a model judge."""
+def modelled_rules(outputs: Iterable[Output]) -> Iterator[tuple[str, timedelta]]:
+    """Yield the rules that the outputs of a model judge, each with the time that it looks over."""
     for output in outputs:
-        if output.of is not None:
+        if output.of is not None and _is_judged(output):
             for horizon in output.horizons:
-                yield f"{_kind_of_horizon(horizon_s(horizon) or 0)}-{output.of.signal}"
+                length_s = horizon_s(horizon) or 0
+                yield f"{_kind_of_horizon(length_s)}-{output.of.signal}", timedelta(seconds=length_s)
+
+
+def _signal_of(rule: str) -> str:
+    return base_of(rule.partition("-")[2])
 
 
 def _severity_of(score: float, rule: WarningRule | None) -> Severity | None:
@@ -599,6 +658,6 @@ def judge_instant(watches: Sequence[HouseWatch], predictor: Predictor, at: datet
         for number, (house, horizon, inputs) in enumerate(asked):
             if said.set_aside[number] is None:
                 outputs = {name: values[number] for name, values in said.outputs.items()}
-                results[house].append(HouseResult(due.model.manifest, horizon, outputs, inputs.coverage))
-    turn = frozenset(name for due in due_now for name in modelled_rules(due.outputs))
+                results[house].append(HouseResult(due.model.manifest, horizon, outputs, inputs))
+    turn = frozenset(name for due in due_now for name, _ in modelled_rules(due.outputs))
     return [watch.judge(results[watch.house], at, monotonic, turn) for watch in watches]

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from agent.strains import Strain
 
     Floats = NDArray[np.float32] | NDArray[np.float64]
+    Masks = Mapping[str, Sequence[tuple[datetime, datetime]]]
     F64 = NDArray[np.float64]
     I64 = NDArray[np.int64]
     AnyNumber = TypeVar("AnyNumber", bound=np.generic)
@@ -101,6 +102,9 @@ class TensorWindow:
     values: Floats
     mask: Floats | None
     coverage: float
+    measured: dict[str, float] = field(
+        default_factory=dict
+    )  # by signal: the share of its time that was measured at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +113,15 @@ class HouseInputs:
 
     tensors: dict[str, Floats]
     coverage: float
+    measured: dict[tuple[str, int], float] = field(default_factory=dict)  # by signal and step_s, masked or not
+
+    def known_share(self, signal: str, length_s: int) -> float:
+        """Return how much of a signal's recent course is known, in the coarsest steps no longer than ``length_s``.
+
+        1 where the model looks at no such steps.
+        """
+        steps = [step_s for name, step_s in self.measured if name == signal and step_s <= length_s]
+        return self.measured[signal, max(steps)] if steps else 1.0
 
 
 _NO_TIMES: I64 = np.empty(0, np.int64)
@@ -547,44 +560,48 @@ class Window:
         specs: Sequence[InputSpec],
         at: datetime,
         flock: FlockContext | None,
-        masked_since: Mapping[str, datetime] | None = None,
+        masked: Masks | None = None,
     ) -> HouseInputs:
         """Return all tensors that a model wants, masks under their own names; see ``tensor``."""
         tensors: dict[str, Floats] = {}
+        measured: dict[tuple[str, int], float] = {}
         coverages = []
         for spec in specs:
-            window = self.tensor(spec, at, flock, masked_since)
+            window = self.tensor(spec, at, flock, masked)
             tensors[spec.name] = window.values
-            if spec.features:
+            if spec.grid is not None:
                 coverages.append(window.coverage)
+                measured |= {(signal, spec.grid.step_s): share for signal, share in window.measured.items()}
             if spec.mask is not None and window.mask is not None:
                 tensors[spec.mask] = window.mask
-        return HouseInputs(tensors, min(coverages, default=1.0))
+        return HouseInputs(tensors, min(coverages, default=1.0), measured)
 
     def tensor(
         self,
         spec: InputSpec,
         at: datetime,
         flock: FlockContext | None,
-        masked_since: Mapping[str, datetime] | None = None,
+        masked: Masks | None = None,
     ) -> TensorWindow:
         """Return what ``spec`` asks for, as of ``at``: nothing later is looked at.
 
-        ``masked_since``: base signal -> when a warning about it began: steps that end later are masked, so that an
-        expectation does not follow a fault.
+        ``masked``: base signal -> the times in which it was out of its course: steps that touch them are masked, so
+        that an expectation does not follow a fault.
         """
         if spec.grid is None:
             facts = np.array([self._fact(name, at, flock) for name in spec.facts])
             return TensorWindow(_as(spec.dtype, np.where(np.isfinite(facts), facts, spec.fill)), None, 1.0)
         plan = self._plan(id(spec), spec, spec.features)
         with np.errstate(divide="ignore", invalid="ignore"):
-            values, cover, end_ms = self._columns(plan, spec.grid, to_ms(at), flock, masked_since or {})
+            values, cover, end_ms = self._columns(plan, spec.grid, to_ms(at), flock, masked or {})
         mask = np.isfinite(values)
         lived = int(np.searchsorted(end_ms, flock.placed_at_ms, side="right")) if flock else 0
+        shares = cover[lived:].mean(axis=0).tolist() if lived < len(cover) else [0.0] * len(spec.features)
+        measured = {feature.signal: share for feature, share in zip(spec.features, shares, strict=True)}
         cells = mask[lived:].size
         coverage = float((cover * mask)[lived:].sum()) / cells if cells else 0.0
         filled = np.where(mask, values, spec.fill)
-        return TensorWindow(_as(spec.dtype, filled), _as(spec.dtype, mask), coverage)
+        return TensorWindow(_as(spec.dtype, filled), _as(spec.dtype, mask), coverage, measured)
 
     def measure(
         self, features: tuple[Feature, ...], length_s: int, at: datetime, flock: FlockContext | None
@@ -793,14 +810,14 @@ class Window:
         return plan
 
     def _columns(
-        self, plan: _Plan, grid: Grid, at_ms: int, flock: FlockContext | None, masked_since: Mapping[str, datetime]
+        self, plan: _Plan, grid: Grid, at_ms: int, flock: FlockContext | None, masked: Masks
     ) -> tuple[F64, F64, I64]:
         """Return values (NaN where masked) and coverages, both [steps, features], and the end of each step."""
         extra = int(any(f.aggregate == "gain" for f in plan.features))
         steps = self._steps(grid, at_ms, extra)
         looks = list(self._looks(plan, grid, steps))
         scale = _Scale(_Steps(*(part[extra:] for part in steps)), flock)
-        end_ms = steps.end_ms[extra:]
+        start_ms, end_ms = steps.start_ms[extra:], steps.end_ms[extra:]
         values, covers = np.empty((len(plan.features), grid.length)), np.empty((len(plan.features), grid.length))
         for i, feature in enumerate(plan.features):
             parts = [look.column(feature, plan.of_feature[i]) for look in looks]
@@ -811,9 +828,8 @@ class Window:
                 value, cover = value[extra:], cover[extra:]
             values[i] = scale.applied(feature, value, plan.grams[i])
             covers[i] = cover
-            since = masked_since.get(feature.signal)
-            if since is not None:
-                values[i, end_ms > to_ms(since)] = NAN
+            for begin, end in masked.get(feature.signal, ()):
+                values[i, (end_ms > to_ms(begin)) & (start_ms < to_ms(end))] = NAN
         values[(covers < plan.least) | (covers == 0)] = NAN
         return values.T, covers.T, end_ms
 

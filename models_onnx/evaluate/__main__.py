@@ -19,13 +19,13 @@ from models_onnx.evaluate.run import (
     FULL,
     TINY,
     expected_figures,
-    expected_samples,
+    farms,
     faults_found,
     healthy_traces,
     temperature_persistence,
     weighed_figures,
-    weighed_samples,
 )
+from models_onnx.train.run import gathered
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -49,19 +49,20 @@ def main(arguments: list[str] | None = None) -> int:
     except FlockwatchError as e:
         print(e, file=sys.stderr)
         return e.exit_code
-    say(f"{expect} and {weight}: simulating test farms")
-    samples = expected_samples(size)
-    healthy = healthy_traces(expect, size)
-    expected = expected_figures(expect, samples, healthy)
+    say(f"{expect} and {weight}: simulating {size.farms} test farms of {size.houses} houses")
+    kept = list(farms(size))
+    samples = gathered(kept, per_day=(size.per_day, size.per_day), seed=1)
+    healthy = healthy_traces(kept[-1], expect, size)
+    expected = expected_figures(expect, samples.expect, healthy)
     for x in expected:
         say(f"{x.name}: error {x.error:.4g} {x.unit}, yesterday {x.yesterday:.4g}, within p10..p90 {x.interval80:.0%}")
     found = faults_found(expect, size)
     for f in found:
         say(f"{f.fault}: {f.found} of {f.houses} found, median after {f.median_h:.1f} h")
-    weighed = weighed_figures(weight, weighed_samples(size))
+    weighed = weighed_figures(weight, samples.weight)
     for w in weighed:
         say(f"weight {w.name}: error {w.error:.2f} %, within p10..p90 {w.interval80:.0%}")
-    persistence = temperature_persistence(samples)
+    persistence = temperature_persistence(samples.expect)
     house_days = sum(trace.days for trace in healthy)
     chosen.out.write_text(report(size, expected, persistence, weighed, found, house_days), encoding="utf-8")
     say(f"wrote {chosen.out}")

@@ -13,10 +13,10 @@ from agent.window import DAY_MS
 from models_onnx.evaluate.baselines import WEIGHT_BASELINES
 from models_onnx.farm.faults import FAULTS, Fault
 from models_onnx.train import expect, weight
-from models_onnx.train.data import Wanted, collect, flocks_of
+from models_onnx.train.data import flocks_of
 from models_onnx.train.judging import deviations, rates_of, traces, warnings_at
 from models_onnx.train.net import pinball
-from models_onnx.train.run import joined, said_by
+from models_onnx.train.run import farms_of, said_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from agent.predict import Model
-    from models_onnx.farm.params import RangeSet
     from models_onnx.train.data import FlockData, Samples
     from models_onnx.train.judging import Trace
 
@@ -90,13 +89,6 @@ class Found:
     found: int
     median_h: float
     first_by: str
-
-
-def farms(size: Size, ranges: RangeSet = "test", seed: int = SEED) -> Iterator[list[FlockData]]:
-    """Yield the flocks of each test farm."""
-    for number in range(size.farms):
-        start = datetime(2027, 1 + number * 12 // size.farms, 15, tzinfo=UTC)
-        yield list(flocks_of(ranges, houses=size.houses, days=size.days, seed=seed + number, start=start))
 
 
 def expected_figures(model: Model, samples: Samples, healthy: Sequence[Trace]) -> list[Expected]:
@@ -228,19 +220,11 @@ def _first_warning(model: Model, flock: FlockData, fault: Fault) -> tuple[float,
     return min(hits, default=None)
 
 
-def expected_samples(size: Size) -> Samples:
-    """Return instants of the test farms for ``expect``."""
-    wanted = Wanted(expect.INPUTS, expect.EXPECTED, yesterday=True)
-    return joined([collect(f, wanted, per_day=size.per_day, seed=1, held=False) for f in farms(size)])
+def farms(size: Size) -> Iterator[list[FlockData]]:
+    """Yield the flocks of each test farm."""
+    return farms_of("test", size.farms, size.houses, size.days, seed=SEED, rough=False)
 
 
-def weighed_samples(size: Size) -> Samples:
-    """Return instants of the test farms for ``weight``."""
-    wanted = Wanted(weight.INPUTS, (), weight.HORIZON_DAYS)
-    return joined([collect(f, wanted, per_day=size.per_day, seed=1, held=False) for f in farms(size)])
-
-
-def healthy_traces(model: Model, size: Size) -> list[Trace]:
-    """Return the courses of healthy flocks of another test farm, every ten minutes."""
-    flocks = next(farms(size, seed=SEED + 20))[: size.judged_houses]
-    return traces(flocks, model)
+def healthy_traces(flocks: Sequence[FlockData], model: Model, size: Size) -> list[Trace]:
+    """Return the courses of healthy flocks, every ten minutes."""
+    return traces(flocks[: size.judged_houses], model)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 HOUSES = 3
 PAST_DAYS = 21
+INTERVAL_S = 600  # between samples, farm time: the three weeks of past then arrive within seconds
 SPEED = 1_440.0  # a day passes in a minute
 LEAD_S = 6.0  # real seconds in which the past arrives, before the farm's clock begins to run
 REFRESH_S = 0.5
@@ -225,7 +226,8 @@ class _Programs:
         self._start("agent", "agent", "--config", str(self.config), "--simulated-clock", str(self.clock))
         self._start("sync", "sync", "--config", str(self.config), "--simulated-clock", str(self.clock))
         farm = ["simulate", "--houses", str(HOUSES), "--days", str(FOREVER_DAYS), "--seed", str(SEED), "--stagger"]
-        farm += ["--mqtt", f"127.0.0.1:{self.port}", "--past", str(PAST_DAYS), "--simulated-clock", str(self.clock)]
+        farm += ["--mqtt", f"127.0.0.1:{self.port}", "--simulated-clock", str(self.clock)]
+        farm += ["--past", str(PAST_DAYS), "--interval", str(INTERVAL_S)]
         for fault in FAULTS:
             farm += ["--fault", fault]
         self._start("farm", *farm)

@@ -11,13 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-from models_onnx.train.run import FULL, TINY, train_expect, train_weight
+from models_onnx.train.run import FULL, TINY, train
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Train what is asked for and return the exit code."""
+    """Train both bundles and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m models_onnx.train", description=__doc__)
-    parser.add_argument("--only", choices=["expect", "weight"], help="train one bundle; without it, both")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parents[1], help="where <name>/<version>/ is written"
     )
@@ -31,10 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     def say(text: str) -> None:
         print(f"[{time.monotonic() - begun:6.1f} s] {text}", flush=True)
 
-    if chosen.only != "weight":
-        say(f"wrote {train_expect(chosen.out, size, say)}")
-    if chosen.only != "expect":
-        say(f"wrote {train_weight(chosen.out, size, say)}")
+    for bundle in train(chosen.out, size, say):
+        say(f"wrote {bundle.directory}")
     return 0
 
 

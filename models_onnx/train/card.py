@@ -20,7 +20,8 @@ intake and the mean weights come from the breeders' tables (`agent/strains.py`: 
 Cobb-Vantress 2022). Readings pass through the agent's own window (`agent/window.py`), so a feature means the same here
 and on a gateway. Of the flocks a fifth is told only by the hour or the day, each sensor is absent from one in sixteen,
 in a third the count of birds is wrong by about 5 %, and at one instant in seven a signal is masked as it is while a
-warning stands.
+warning stands. Seven flocks in ten are also made rough: errors of meters and scale beyond the simulator's own, and
+noise of a size and rhythm drawn for each flock (`models_onnx/train/data.py`).
 
 Rebuilt by `make models`: the same seeds give the same data and weights.
 """

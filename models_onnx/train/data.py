@@ -2,7 +2,9 @@
 
 Readings go through the agent's own ``Window``, so a feature means the same in training as on the gateway. Some flocks
 are told by the day or the hour only, some lack a sensor, some have a wrong number of birds, and some instants look as
-they do while a warning stands: real farms are like that.
+they do while a warning stands: real farms are like that. For training and calibration most flocks are also made
+*rough*: meters and scales with larger errors than the simulator's, and noise of a size and rhythm drawn for each flock,
+so that a model has to look at how restless a house has been lately, instead of learning the simulator's own noise.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from models_onnx.farm.params import RangeSet
 
     F32 = NDArray[np.float32]
+    F64 = NDArray[np.float64]
     Rhythm = Literal["600 s", "1 h", "1 d"]
 
 DAYS = FarmDays(ZoneInfo("UTC"))  # the simulated farm's
@@ -44,8 +47,20 @@ AFTER_THINNING = timedelta(hours=24)  # feed and water settle; the agent, too, j
 HOURLY_SHARE, DAILY_SHARE = 0.08, 0.12
 SENSOR_MISSING_SHARE = 0.06  # each signal, for the flock's whole life: "whole sensors are absent" on real farms
 COUNT_WRONG_SHARE, COUNT_WRONG_SD = 0.3, 0.05  # the live birds are what people told
-HELD_SHARE = 0.15  # of the instants: a warning stands, so one signal is masked from some time on
-HELD_MOST_H = 48.0
+HELD_SHARE = 0.15  # of the instants: a warning stands, or stood, so one signal is masked for some time
+HELD_STILL_SHARE = 0.7  # of those: it still stands
+HELD_MOST_H = 72.0
+
+
+ROUGH_SHARE = 0.7  # of the flocks, where asked for
+# what a rough flock gets: the most of each, drawn evenly from nothing up to it, or between the bounds
+ROUGH_FLOW_SD, ROUGH_FLOW_H = 0.10, (0.5, 12.0)  # of water and of feed, for about so many hours
+ROUGH_DAY_SD = 0.05  # the same from day to day
+ROUGH_TEMPERATURE_SD, ROUGH_TEMPERATURE_H = 0.4, (0.3, 4.0)  # Cel
+ROUGH_SCALE_SD, ROUGH_SCALE_H = 0.025, (12.0, 72.0)
+ROUGH_WATER_GAIN, ROUGH_FEED_GAIN = (0.93, 1.07), (0.92, 1.08)  # a meter's constant error
+ROUGH_SCALE_BIAS = (-0.05, 0.04)
+ROUGH_LATE_BIAS, LATE_FROM_DAY, LATE_FULL_DAY = (-0.05, 0.02), 26.0, 40.0  # heavy birds shun it from week 5 on (S30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +101,13 @@ def flocks_of(
     seed: int,
     start: datetime,
     clean: bool = False,
+    rough: bool = False,
     faults: Sequence[Fault] = (),
 ) -> Iterator[FlockData]:
-    """Yield the flocks of a simulated farm; ``clean``: every sensor, every 600 s, the right number of birds."""
+    """Yield the flocks of a simulated farm.
+
+    ``clean``: every sensor, every 600 s, the right number of birds. ``rough``: most flocks with larger errors.
+    """
     recording = simulate(houses=houses, days=days, seed=seed, ranges=ranges, start=start, faults=faults)
     begin_ms = to_ms(start)
     rng = np.random.default_rng([seed, 7])
@@ -102,20 +121,56 @@ def flocks_of(
             rhythm = "1 h" if drawn < HOURLY_SHARE else "1 d" if drawn < HOURLY_SHARE + DAILY_SHARE else "600 s"
             missing = {name for name, u in zip(SIGNALS, others[1:], strict=True) if u < SENSOR_MISSING_SHARE}
             count_factor = float(np.exp(wrong)) if others[0] < COUNT_WRONG_SHARE else 1.0
-        yield _flock(recording, truth, begin_ms, rhythm, missing, count_factor)
+        own = np.random.default_rng([seed, 13, truth.house, truth.placed_ms // DAY_MS])
+        last = int(np.searchsorted(recording.at_ms, truth.end_ms))
+        signals = {name: recording.signals[name][truth.house, :last] for name in SIGNALS}
+        if rough and own.random() < ROUGH_SHARE:
+            signals = _roughened(signals, (recording.at_ms[:last] - truth.placed_ms) / DAY_MS, own)
+        yield _flock(recording, signals, truth, begin_ms, rhythm, missing, count_factor)
+
+
+def _roughened(signals: Mapping[str, F64], age_days: F64, rng: np.random.Generator) -> dict[str, F64]:
+    """Return the readings of a flock with larger errors."""
+    steps = len(age_days)
+
+    def noise(most_sd: float, hours: tuple[float, float]) -> F64:
+        """Return noise around 0 that lasts about so many hours: straight lines between random knots."""
+        each = rng.uniform(*hours) * 6  # steps of 600 s
+        knots = rng.normal(0, rng.uniform(0, most_sd), int(steps / each) + 2)
+        return np.interp(np.arange(steps) / each, np.arange(len(knots)), knots)
+
+    late = np.clip((age_days - LATE_FROM_DAY) / (LATE_FULL_DAY - LATE_FROM_DAY), 0, 1.4)
+    scale = 1 + rng.uniform(*ROUGH_SCALE_BIAS) + rng.uniform(*ROUGH_LATE_BIAS) * late
+    flows = {
+        name: signals[name]
+        * rng.uniform(*gain)
+        * np.exp(noise(ROUGH_FLOW_SD, ROUGH_FLOW_H) + noise(ROUGH_DAY_SD, (24, 24)))
+        for name, gain in (("water", ROUGH_WATER_GAIN), ("feed", ROUGH_FEED_GAIN))
+    }
+    return {
+        **signals,
+        **flows,
+        "temperature": signals["temperature"] + noise(ROUGH_TEMPERATURE_SD, ROUGH_TEMPERATURE_H),
+        "weight": signals["weight"] * (scale + noise(ROUGH_SCALE_SD, ROUGH_SCALE_H)),
+    }
 
 
 def _flock(
-    recording: Recording, truth: FlockTruth, begin_ms: int, rhythm: Rhythm, missing: set[str], count_factor: float
+    recording: Recording,
+    signals: Mapping[str, F64],
+    truth: FlockTruth,
+    begin_ms: int,
+    rhythm: Rhythm,
+    missing: set[str],
+    count_factor: float,
 ) -> FlockData:
     """Return one flock of a recording as it is told."""
-    last = int(np.searchsorted(recording.at_ms, truth.end_ms))
-    at_ms = recording.at_ms[:last]
+    at_ms = recording.at_ms[: len(signals["weight"])]
     names = [name for name in SIGNALS if name not in missing]
     keys = tuple(SeriesKey("house", name) for name in names)
     columns = []
     for number, name in enumerate(names):
-        times, values = _told(rhythm, name, at_ms, recording.signals[name][truth.house, :last])
+        times, values = _told(rhythm, name, at_ms, signals[name])
         columns.append((np.full(len(times), number, np.int32), times, values))
     key, times, values = (np.concatenate(part) for part in zip(*columns, strict=True))
     order = np.argsort(times, kind="stable")
@@ -270,10 +325,17 @@ def _instants(rng: np.random.Generator, per_day: int | Sequence[int], rhythm: Rh
     return [144, *drawn[:1]] if rhythm == "1 d" else drawn
 
 
-def _held(rng: np.random.Generator, at: datetime) -> dict[str, datetime] | None:
-    """Return which signal is masked, and since when, as while a warning stands; mostly none."""
-    share, which, hours = rng.random(), int(rng.integers(len(SIGNALS))), rng.uniform(0, HELD_MOST_H)
-    return {SIGNALS[which]: at - timedelta(hours=float(hours))} if share < HELD_SHARE else None
+def _held(rng: np.random.Generator, at: datetime) -> dict[str, list[tuple[datetime, datetime]]] | None:
+    """Return which signal is masked, and when, as while a warning stands or after it; mostly none."""
+    share, which, hours, is_over = (
+        rng.random(),
+        int(rng.integers(len(SIGNALS))),
+        rng.uniform(0, HELD_MOST_H),
+        rng.random(),
+    )
+    begin = at - timedelta(hours=float(hours))
+    end = at if is_over < HELD_STILL_SHARE else begin + (at - begin) * float(is_over)
+    return {SIGNALS[which]: [(begin, end)]} if share < HELD_SHARE else None
 
 
 def _actual(

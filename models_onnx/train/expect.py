@@ -122,10 +122,13 @@ def _daily(g: Graph) -> list[str]:
     parts = []
     for column in (D_WATER, D_FEED):
         rate = g.op("Sqrt", g.rows("days", _last(DAYS_LONG, *range(8)), column))
-        parts += [g.columns(rate, [0, 1, 2, 3]), g.mean_known(rate)]
+        jumps = g.unrest(g.columns(rate, range(7)), g.columns(rate, range(1, 8)))
+        parts += [g.columns(rate, [0, 1, 2, 3]), g.mean_known(rate), jumps]
     weight = g.rows("days", _last(DAYS_LONG, *range(8)), D_WEIGHT)
+    steps = g.sub(g.columns(weight, range(7)), g.columns(weight, range(1, 8)))
+    jumps = g.unrest(g.columns(steps, range(6)), g.columns(steps, range(1, 7)))
     warm = g.rows("days", _last(DAYS_LONG, 0, 1), D_TEMPERATURE)
-    return [*parts, g.columns(weight, [0, 1, 2, 4, 7]), g.mean_known(weight), warm]
+    return [*parts, g.columns(weight, [0, 1, 2, 4, 7]), g.mean_known(weight), jumps, warm]
 
 
 def _hourly_flow(g: Graph, column: int, day_column: int, usual: float) -> Columns:
@@ -140,7 +143,9 @@ def _hourly_flow(g: Graph, column: int, day_column: int, usual: float) -> Column
     coming = {day: g.columns(r, [1]) for day, r in root.items()}
     then = {day: g.columns(r, [2, 3, 4]) for day, r in root.items()}
     today = g.columns(now, [0, 1, 2])
-    day = g.op("Sqrt", g.rows("hours", _last(HOURS, *range(24)), column))
+    day, day_before, third = (
+        g.op("Sqrt", g.rows("hours", _last(HOURS, *range(24 * back, 24 * back + 24)), column)) for back in (0, 1, 2)
+    )
     level = g.mean_known(day)
     days = g.op("Sqrt", g.rows("days", _last(DAYS_LONG, 0), day_column))
     base = g.first_known([coming[1], coming[2], coming[3], level, days, g.const([[usual**0.5]])])
@@ -153,6 +158,9 @@ def _hourly_flow(g: Graph, column: int, day_column: int, usual: float) -> Column
         *(g.columns(root[d], [0, 1, 2]) for d in (1, 2, 3)),
         *against,
         g.mean_known(g.concat(against)),
+        g.unrest(day, day_before),
+        g.unrest(day_before, third),
+        g.unrest(g.columns(day, range(6)), g.columns(day_before, range(6))),
         g.sub(coming[2], coming[1]),
         g.sub(coming[3], coming[1]),
         g.rows("tens", _last(TENS, 0), 0),
@@ -170,6 +178,7 @@ def _hourly_temperature(g: Graph) -> Columns:
     yesterday = g.rows("hours", _last(HOURS, 22, 23, 24, 25), H_TEMPERATURE)
     before = g.rows("hours", _last(HOURS, 46, 47, 48), H_TEMPERATURE)
     days = g.rows("days", _last(DAYS_LONG, 0), D_TEMPERATURE)
+    long = g.rows("hours", _last(HOURS, *range(48)), H_TEMPERATURE)
     now = g.first_known([g.columns(ten, [i]) for i in range(6)])
     base = g.first_known(
         [now, g.columns(hours, [0]), g.columns(hours, [1]), g.columns(yesterday, [1]), days, g.const([[21.0]])]
@@ -184,6 +193,9 @@ def _hourly_temperature(g: Graph) -> Columns:
         g.sub(g.columns(yesterday, [1]), g.columns(yesterday, [2])),  # what the same hour did yesterday
         g.sub(g.columns(before, [1]), g.columns(before, [2])),
         g.sub(days, base),
+        g.unrest(g.columns(ten, range(5)), g.columns(ten, range(1, 6))),
+        g.unrest(g.columns(long, range(24)), g.columns(long, range(1, 25))),
+        g.unrest(g.columns(long, range(24)), g.columns(long, range(24, 48))),
         outside_now,
         g.sub(outside, g.columns(outside_now, [0])),
         *_facts(g),

@@ -94,6 +94,10 @@ class Graph:
         known = self.op("ReduceSum", self.op("Where", unknown, self.const(0.0), self.const(1.0)), axis, keepdims=1)
         return self.div(total, known)  # 0 / 0 is NaN
 
+    def unrest(self, a: str, b: str) -> str:
+        """Return the mean size of a - b by row: how far apart what should be alike has been lately."""
+        return self.mean_known(self.op("Abs", self.sub(a, b)))
+
     def prepared(self, a: str, mean: NDArray[np.float32], spread: NDArray[np.float32], gaps: Sequence[int]) -> str:
         """Return what the network sees of the columns of ``a``.
 

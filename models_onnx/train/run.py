@@ -17,7 +17,7 @@ from models_onnx.train.judging import limits_of, rates_of, traces
 from models_onnx.train.net import pinball
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,26 +44,41 @@ class Size:
     judged_houses: int
 
 
-FULL = Size(5, 1, 56, 46, 6, 4, 16, 36)
+FULL = Size(5, 1, 56, 46, 6, 4, 40, 44)
 TINY = Size(1, 1, 3, 12, 2, 2, 2, 2)
 
 
-def farms_of(ranges: RangeSet, count: int, size: Size, *, seed: int, clean: bool = False) -> Iterator[list[FlockData]]:
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Instants of the same farms for both bundles."""
+
+    expect: Samples
+    weight: Samples
+
+
+EXPECT_WANTED = Wanted(expect.INPUTS, expect.EXPECTED, yesterday=True)
+WEIGHT_WANTED = Wanted(weight.INPUTS, (), weight.HORIZON_DAYS)
+
+
+def farms_of(
+    ranges: RangeSet, count: int, houses: int, days: int, *, seed: int, rough: bool = True
+) -> Iterator[list[FlockData]]:
     """Yield the flocks of farm after farm, placed at times spread over the year."""
     for number in range(count):
         start = datetime(2026, 1 + number * 12 // max(count, 1), 3, tzinfo=UTC)
-        yield list(flocks_of(ranges, houses=size.houses, days=size.days, seed=seed + number, start=start, clean=clean))
+        yield list(flocks_of(ranges, houses=houses, days=days, seed=seed + number, start=start, rough=rough))
 
 
-def gathered(
-    ranges: RangeSet, count: int, size: Size, wanted: Wanted, *, per_day: int, seed: int, held: bool = True
-) -> Samples:
-    """Return samples of all flocks of some farms."""
-    parts = [
-        collect(flocks, wanted, per_day=per_day, seed=seed + number, held=held)
-        for number, flocks in enumerate(farms_of(ranges, count, size, seed=seed))
-    ]
-    return joined(parts)
+def gathered(farms: Iterable[list[FlockData]], *, per_day: tuple[int, int], seed: int, held: bool = False) -> Gathered:
+    """Return instants of all flocks of some farms, so many of a day for expect and for weight.
+
+    ``held``: some of them look as they do while a warning stands.
+    """
+    of_expect, of_weight = [], []
+    for number, flocks in enumerate(farms):
+        of_expect.append(collect(flocks, EXPECT_WANTED, per_day=per_day[0], seed=seed + number, held=held))
+        of_weight.append(collect(flocks, WEIGHT_WANTED, per_day=per_day[1], seed=seed + 100 + number, held=held))
+    return Gathered(joined(of_expect), joined(of_weight))
 
 
 def joined(parts: Sequence[Samples]) -> Samples:
@@ -94,14 +109,24 @@ def for_selftest(samples: Samples) -> dict[str, NDArray[np.float32]]:
     return {name: values[rows] for name, values in samples.tensors.items()}
 
 
-def train_expect(out: Path, size: Size, say: Callable[[str], None]) -> Bundle:
+def train(out: Path, size: Size, say: Callable[[str], None]) -> tuple[Bundle, Bundle]:
+    """Train both bundles and write them under ``out``."""
+    say(f"simulating {size.train_farms} farms of {size.houses} houses to train on, {size.validation_farms} to validate")
+    per_day = size.expect_per_day, size.weight_per_day
+    farms = farms_of("train", size.train_farms, size.houses, size.days, seed=SEED)
+    samples = gathered(farms, per_day=per_day, seed=SEED, held=True)
+    farms = farms_of("validation", size.validation_farms, size.houses, size.days, seed=SEED)
+    validation = gathered(farms, per_day=per_day, seed=SEED)
+    for name, of, by in (("expect", samples.expect, validation.expect), ("weight", samples.weight, validation.weight)):
+        say(f"{name}: {len(of):,} instants to train on, {len(by):,} to stop and to calibrate by")
+    return (
+        train_expect(out, size, samples.expect, validation.expect, say),
+        train_weight(out, size, samples.weight, validation.weight, say),
+    )
+
+
+def train_expect(out: Path, size: Size, samples: Samples, validation: Samples, say: Callable[[str], None]) -> Bundle:
     """Train ``expect`` and write it under ``out``."""
-    wanted = Wanted(expect.INPUTS, expect.EXPECTED)
-    say(f"expect: simulating {size.train_farms} farms of {size.houses} houses to train on")
-    per_day = size.expect_per_day
-    samples = gathered("train", size.train_farms, size, wanted, per_day=per_day, seed=SEED)
-    validation = gathered("validation", size.validation_farms, size, wanted, per_day=per_day, seed=SEED, held=False)
-    say(f"expect: {len(samples):,} instants to train on, {len(validation):,} to stop and to calibrate by")
     model = expect.export(expect.train(samples, validation, epochs=size.epochs, seed=SEED % 1000, say=say))
 
     directory, tested = out / expect.NAME / expect.VERSION, for_selftest(samples)
@@ -113,7 +138,7 @@ def train_expect(out: Path, size: Size, say: Callable[[str], None]) -> Bundle:
     metrics = {head.name: float(f"{loss:.3g}") for head, loss in zip(expect.HEADS, losses, strict=True)}
 
     say("expect: judging healthy flocks of another validation farm, for the limits")
-    flocks = next(farms_of("validation", 1, size, seed=SEED + 500))[: size.judged_houses]
+    flocks = next(farms_of("validation", 1, size.judged_houses, size.days, seed=SEED + 500))
     found = traces(flocks, runnable)
     limits = limits_of(found)
     for name, (below, above) in rates_of(found, limits).items():
@@ -123,14 +148,8 @@ def train_expect(out: Path, size: Size, say: Callable[[str], None]) -> Bundle:
     return write_bundle(directory, model, manifest, tested, expect_card(len(samples), size, metrics, limits))
 
 
-def train_weight(out: Path, size: Size, say: Callable[[str], None]) -> Bundle:
+def train_weight(out: Path, size: Size, samples: Samples, validation: Samples, say: Callable[[str], None]) -> Bundle:
     """Train ``weight`` and write it under ``out``."""
-    wanted = Wanted(weight.INPUTS, (), weight.HORIZON_DAYS)
-    say(f"weight: simulating {size.train_farms} farms of {size.houses} houses to train on")
-    per_day, seed = size.weight_per_day, SEED + 1000
-    samples = gathered("train", size.train_farms, size, wanted, per_day=per_day, seed=seed)
-    validation = gathered("validation", size.validation_farms, size, wanted, per_day=per_day, seed=seed, held=False)
-    say(f"weight: {len(samples):,} instants to train on, {len(validation):,} to stop and to calibrate by")
     model = weight.export(weight.train(samples, validation, epochs=size.epochs, seed=SEED % 1000, say=say))
 
     directory, tested = out / weight.NAME / weight.VERSION, for_selftest(samples)

@@ -99,7 +99,10 @@ def columns_of(g: Graph) -> Columns:
             g.mean_known(g.rows("course", _rows(*range(a, b)), column))
             for a, b in ((0, 3), (3, 7), (7, 14), (0, LENGTH))
         ]
-        parts += [recent, *means, g.sub(means[0], means[1]), g.sub(means[1], means[2])]
+        fortnight = g.rows("course", _rows(*range(15)), column)
+        steps = g.sub(g.columns(fortnight, range(14)), g.columns(fortnight, range(1, 15)))
+        unrest = g.unrest(g.columns(steps, range(13)), g.columns(steps, range(1, 14)))
+        parts += [recent, *means, g.sub(means[0], means[1]), g.sub(means[1], means[2]), unrest]
         if column == WEIGHT:
             base = g.first_known([means[0], means[1], means[2], means[3], g.const([[-0.05]])])
             parts.append(base)

@@ -19,7 +19,7 @@ name = "weight"
 version = "1.0.0"
 task = "weight"
 licence = "Apache-2.0"
-cadence_s = 86400
+cadence_s = 3600
 min_coverage = 0.0
 model = { file = "model.onnx", sha256 = "SHA256", opset = 17 }
 

@@ -191,7 +191,6 @@ BAD_REPLAYS: dict[str, tuple[dict[str, str | bytes], list[str]]] = {
     "a flock without name": ({"flocks": FLOCKS + FLOCK_ROW.replace("A1", "")}, ["flocks.csv", "line 2", "flock"]),
     "no birds": ({"flocks": FLOCKS + FLOCK_ROW.replace("20000", "0")}, ["flocks.csv", "line 2", "birds_placed"]),
     "birds in words": ({"flocks": FLOCKS + FLOCK_ROW.replace("20000", "many")}, ["flocks.csv", "line 2", "many"]),
-    "an unknown sex": ({"flocks": FLOCKS + FLOCK_ROW.replace("mixed", "both")}, ["flocks.csv", "line 2", "both"]),
     "too young parents": ({"flocks": FLOCKS + FLOCK_ROW.replace(",35,", ",3,")}, ["flocks.csv", "line 2", "parent_age_weeks"]),
     "too many birds": ({"flocks": FLOCKS + FLOCK_ROW.replace("20000", "20000000")}, ["flocks.csv", "line 2", "birds_placed"]),
     "an end before the start": (
@@ -218,7 +217,7 @@ BAD_REPLAYS: dict[str, tuple[dict[str, str | bytes], list[str]]] = {
         ["events.csv", "house7"],
     ),
     "an event that cannot be": (
-        {"events": EVENTS + '2026-01-02T00:00:00Z,house1,"{""action"":""thin"",""birds"":30000}"\n'},
+        {"events": EVENTS + '2026-01-01T00:00:30Z,house1,"{""action"":""thin"",""birds"":30000}"\n'},
         ["events.csv", "house1", "30000", "20000 were placed"],
     ),
 }
@@ -308,7 +307,7 @@ BAD_BUNDLES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no model": (_without("model.onnx"), ["model.onnx", "is missing"]),
     "no self-test": (_without("selftest.npz"), ["selftest.npz", "is missing"]),
     "a manifest that is no TOML": (_with_manifest("[[output]]", "[[output"), ["manifest.toml", "no valid TOML"]),
-    "a key that is not there": (_with_manifest("cadence_s", "cadence"), ["manifest.toml", "cadence", "no such key"]),
+    "a key that is not there": (_with_manifest("licence", "taste = 1\nlicence"), ["manifest.toml", "taste", "no such key"]),
     "a shape that does not fit": (_with_manifest('["houses", 3, 1]', '["houses", 4, 1]'), ["manifest.toml", "shape"]),
     "another opset": (_with_manifest("opset = 17", "opset = 16"), ["model.onnx", "opset 17", "16"]),
     "another tensor": (_with_manifest('name = "course"', 'name = "cours"'), ["cours"]),

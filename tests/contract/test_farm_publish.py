@@ -51,9 +51,9 @@ class Listener:
         self.client.on_connect = self._on_connect
         self.client.reconnect_delay_set(1, 1)
         session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]  # paho has not typed it
-        # the broker keeps our session while it restarts, so that nothing passes us by
+        # kept by the broker while it restarts, so that nothing passes us by; mosquitto forgets one begun clean
         session.SessionExpiryInterval = 3600
-        self.client.connect(broker.host, broker.port, properties=session)
+        self.client.connect(broker.host, broker.port, clean_start=False, properties=session)
         self.client.loop_start()
         assert self._ready.wait(PATIENCE_S)
 

@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agent.domain import Quality, SeriesKey, TimeQuality, from_ms
 from agent.readings import Readings
-from agent.store import SEALED_PERIOD_MS, Store, StoreReader
+from agent.store import Store, StoreReader
+from agent.store.index import SEALED_PERIOD_MS
 
 T = 1_795_000_000_000 // SEALED_PERIOD_MS * SEALED_PERIOD_MS
 KEYS = (SeriesKey("house1", "water"), SeriesKey("house1", "co2"), SeriesKey("house2", "water"))
@@ -61,8 +62,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()  # small limits, so that short histories cross them
         self.patch.setattr("agent.seen.RUN_GAP", 3)
         self.patch.setattr("agent.seen.RUNS_KEPT", 2)
-        self.patch.setattr("agent.store.SAVE_SEEN_ROWS", 10)
-        self.patch.setattr("agent.store.BLOCK_ROWS", 7)
+        self.patch.setattr("agent.store.index.SAVE_ROWS", 10)
+        self.patch.setattr("agent.store.rows.BLOCK_ROWS", 7)
         self.folders = [Path(tempfile.mkdtemp())]
         self.store = Store.open(self.path)
         self.rows: list[Row] = []  # all that was ever new, in order: row i has the number i + 1

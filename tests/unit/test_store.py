@@ -39,7 +39,8 @@ from agent.domain import (
 )
 from agent.errors import StoreError
 from agent.readings import EMPTY, Readings
-from agent.store import BLOCK_ROWS, LAKE_COLUMNS, STREAMS, Store, StoreReader
+from agent.store import LAKE_COLUMNS, STREAMS, Store, StoreReader
+from agent.store.rows import BLOCK_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,14 +97,14 @@ def records(path: Path, stream: str) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def seal(path: Path, generation: str, sealed_seq: int) -> None:
+def seal(path: Path, generation: str, sealed_seq: int, stream: str = "readings") -> None:
     """Write what the courier writes when it has sealed."""
     with closing(sqlite3.connect(path.with_name("sync.db"))) as db, db:
         db.execute(
             "CREATE TABLE IF NOT EXISTS watermarks (stream TEXT PRIMARY KEY, generation TEXT NOT NULL,"
             " sealed_seq INTEGER NOT NULL, sealed_at_ms INTEGER NOT NULL)"
         )
-        db.execute("INSERT OR REPLACE INTO watermarks VALUES ('readings', ?, ?, 0)", (generation, sealed_seq))
+        db.execute("INSERT OR REPLACE INTO watermarks VALUES (?, ?, ?, 0)", (stream, generation, sealed_seq))
 
 
 # --- append -----------------------------------------------------------------------------------------------------------
@@ -570,6 +571,53 @@ def test_the_first_start_makes_names_that_stay(path: Path) -> None:
     assert (len(first[0]), len(first[1])) == (12, 8)
     int(first[0] + first[1], 16)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
+
+
+def test_an_older_copy_that_is_put_back_begins_a_new_generation(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its next rows take numbers that are sealed already: they must be sealed all the same, and not pruned before."""
+    with Store.open(path) as store:
+        fill(store, 50)
+        before = store.gateway, store.generation
+    copy = path.read_bytes()
+    with Store.open(path) as store:
+        store.append(many(100, T + 1, 60_000), at_ms=T)
+        seal(path, store.generation, store.last_seq)
+    path.write_bytes(copy)
+    assert not caplog.records
+    with Store.open(path) as store:
+        after = store.gateway, store.generation
+        assert (after[0] == before[0], after[1] == before[1]) == (True, False)
+        store.append(many(50, T + HOUR_MS, 60_000), at_ms=T)
+        store.record(observed_seq=store.last_seq)
+        assert store.prune(NOW, keep_hours=0) == 0
+        seal(path, store.generation, store.last_seq)
+        assert store.prune(NOW, keep_hours=0) > 0
+    (warning,) = caplog.records
+    assert f"{path}: an older copy was put back: readings 3000 of 3100 that are sealed" in warning.getMessage()
+    with Store.open(path) as store:
+        assert (store.gateway, store.generation) == after
+
+
+@pytest.mark.parametrize(
+    ("stream", "sealed_seq", "is_kept"),
+    [
+        ("readings", 3, True),
+        ("readings", 4, False),
+        ("warnings", 1, True),
+        ("warnings", 2, False),
+        ("of another program", 9, True),
+    ],
+)
+def test_a_generation_goes_on_while_no_more_is_sealed_than_there_is(
+    path: Path, stream: str, sealed_seq: int, is_kept: bool
+) -> None:
+    with Store.open(path) as store:
+        store.append(many(3), at_ms=T)
+        store.record(warnings=[WARNING])
+        generation = store.generation
+    seal(path, generation, sealed_seq, stream)
+    with Store.open(path) as store:
+        assert (store.generation == generation) == is_kept
 
 
 def test_two_agents_never_share_a_database(store: Store, path: Path) -> None:

@@ -10,11 +10,10 @@ from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.predict import Model
 from models_onnx.evaluate.__main__ import main as evaluate
 from models_onnx.evaluate.run import expected_figures, weighed_figures
-from models_onnx.train import expect, weight
-from models_onnx.train.data import Wanted, collect, flocks_of
+from models_onnx.train.data import collect, flocks_of
 from models_onnx.train.graph import Graph
 from models_onnx.train.net import Net, Scaling, calibrated, fit, pinball
-from models_onnx.train.run import TINY, train_expect, train_weight
+from models_onnx.train.run import EXPECT_WANTED, TINY, WEIGHT_WANTED, train
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +35,7 @@ def flocks() -> list[FlockData]:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with both bundles, trained for seconds."""
     folder = tmp_path_factory.mktemp("bundles")
-    train_expect(folder, TINY, print)
-    train_weight(folder, TINY, print)
+    train(folder, TINY, print)
     return folder
 
 
@@ -89,8 +87,7 @@ def test_a_shipped_model_answers_where_nothing_was_measured(name: str) -> None:
 
 def test_shipped_expectations_beat_same_as_yesterday_on_an_unseen_farm(flocks: Sequence[FlockData]) -> None:
     model = Model(load_bundle(find_bundle(shipped_directory(), "expect")))
-    wanted = Wanted(expect.INPUTS, expect.EXPECTED, yesterday=True)
-    samples = collect(flocks, wanted, per_day=8, seed=5, held=False, days=range(4, 24))
+    samples = collect(flocks, EXPECT_WANTED, per_day=8, seed=5, held=False, days=range(4, 24))
     for figure in expected_figures(model, samples, []):
         assert figure.instants > 100
         assert figure.error < figure.yesterday, figure.name
@@ -98,7 +95,7 @@ def test_shipped_expectations_beat_same_as_yesterday_on_an_unseen_farm(flocks: S
 
 def test_shipped_weights_beat_same_as_yesterday_on_an_unseen_farm(flocks: Sequence[FlockData]) -> None:
     model = Model(load_bundle(find_bundle(shipped_directory(), "weight")))
-    samples = collect(flocks, Wanted(weight.INPUTS, (), weight.HORIZON_DAYS), per_day=4, seed=5, held=False)
+    samples = collect(flocks, WEIGHT_WANTED, per_day=4, seed=5, held=False)
     figures = weighed_figures(model, samples)
     assert figures
     for figure in figures:

@@ -385,14 +385,18 @@ def test_before_the_birds_came_nothing_is_per_bird() -> None:
     assert np.isnan(values).tolist() == [True, True, True, False]
 
 
-def test_while_a_warning_stands_its_signal_is_masked_from_its_beginning() -> None:
+def test_the_times_in_which_a_signal_was_out_of_its_course_are_masked() -> None:
+    """Every step that touches them, of that signal only: a warning that stands, and one that is over."""
     window = a_window("water", "temperature")
-    window.add(block("water", every(10, 4), [10.0] * 24))
-    window.add(block("temperature", every(10, 4), [20.0] * 24))
-    since = {"water": START + timedelta(hours=2, minutes=30)}
-    found = window.tensor(spec_of(WATER, TEMPERATURE), START + timedelta(hours=4), FLOCK, since)
+    window.add(block("water", every(10, 6), [10.0] * 36))
+    window.add(block("temperature", every(10, 6), [20.0] * 36))
+    at = START + timedelta(hours=6)
+    stood = (START + timedelta(minutes=30), START + timedelta(hours=1, minutes=30))
+    stands = (START + timedelta(hours=4, minutes=30), at)
+    found = window.tensor(spec_of(WATER, TEMPERATURE, length=6), at, FLOCK, {"water": [stood, stands]})
     assert found.mask is not None
-    assert found.mask.tolist() == [[1, 1], [1, 1], [0, 1], [0, 1]]
+    assert found.mask[:, 0].tolist() == [0, 0, 1, 1, 0, 0]
+    assert found.mask[:, 1].tolist() == [1] * 6
 
 
 def test_the_fill_stands_where_nothing_was_measured() -> None:

@@ -1,0 +1,155 @@
+"""The file itself: opened, locked, migrated, and its errors named with what to do about them."""
+
+from __future__ import annotations
+
+import fcntl
+import secrets
+import sqlite3
+from contextlib import contextmanager
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from agent.errors import StoreError
+from agent.store.rows import SET_META
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+APPLICATION_ID = 0x666C_6F63  # "floc": in the header of the file, so that a foreign database is never written to
+BUSY_TIMEOUT_S = 10.0  # readers never block the writer in WAL mode; a copying backup may, for a moment
+WAL_LIMIT_BYTES = 16_000_000  # what is left of the WAL after a long reader has let it grow
+
+_REMEDIES = {
+    sqlite3.SQLITE_FULL: "free space on this disk; nothing was half written, and the broker keeps what it sent",
+    sqlite3.SQLITE_IOERR: "the disk failed or is full: free space, then look for disk errors in `dmesg`",
+    sqlite3.SQLITE_READONLY: "give the user of this program the right to write the file and its folder",
+    sqlite3.SQLITE_CANTOPEN: "give the user of this program the right to the file and its folder",
+    sqlite3.SQLITE_PERM: "give the user of this program the right to the file and its folder",
+    sqlite3.SQLITE_BUSY: "another program holds the database: end it and try again",
+    sqlite3.SQLITE_NOTADB: "it is no SQLite database: move it away, and a new one is begun",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: move it away together with its -wal and -shm files, and a new one is begun;"
+    " `sqlite3 FILE .recover` may get back what was not sealed yet",
+}
+
+
+@contextmanager
+def named_errors(path: Path, doing: str) -> Iterator[None]:
+    """Turn what SQLite and the file system raise into a StoreError that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as e:
+        code = getattr(e, "sqlite_errorcode", 0) & 0xFF
+        remedy = _REMEDIES.get(code, "if it stays, report it with this message")
+        message = f"{path}: could not {doing}: {e}; {remedy}"
+        raise StoreError(message) from e
+    except msgspec.MsgspecError as e:
+        message = f"{path}: could not {doing}: a stored document is not as this program writes it: {e}"
+        raise StoreError(message) from e
+    except OSError as e:
+        message = f"{path}: could not {doing}: {e}; check [data] directory and its rights"
+        raise StoreError(message) from e
+
+
+@contextmanager
+def transaction(db: sqlite3.Connection, path: Path, doing: str) -> Iterator[None]:
+    """Make what happens inside durable as one, or undo it all.
+
+    Raises:
+        StoreError: it was undone.
+    """
+    with named_errors(path, doing):
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:  # a full disk may have ended it already
+                db.execute("ROLLBACK")
+            raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file beside ``path``: two agents on one database would number rows twice."""
+    with path.with_name(path.name + ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            message = f"{path}: another agent has it open; end that one, or give this one its own [data] directory"
+            raise StoreError(message) from e
+        yield
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database to write it: what a transaction wrote is on the disk when it ends."""
+    db = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)  # None: transactions begin where we say
+    try:
+        check_ours(db, path)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """Open a database of ours to look at it; it is not made where there is none."""
+    uri = path.absolute().as_uri() + "?mode=ro"
+    db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+    db.execute("PRAGMA query_only = ON")
+    return db
+
+
+def version_of(db: sqlite3.Connection) -> int:
+    """Return how many of the migrations the database has had."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def check_ours(db: sqlite3.Connection, path: Path) -> None:
+    """Refuse a database that another program made, before anything is written to it."""
+    application_id = db.execute("PRAGMA application_id").fetchone()[0]
+    empty = db.execute("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)").fetchone()[0]
+    if application_id != APPLICATION_ID and not empty:
+        message = f"{path}: this database was not made by flockwatch; move it away, or give another [data] directory"
+        raise StoreError(message)
+
+
+def migrations() -> list[str]:
+    """Return the scripts that make the database, in order; the database of version n has had the first n."""
+    folder = resources.files("agent") / "migrations"
+    files = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda file: file.name)
+    return [file.read_text(encoding="utf-8") for file in files]
+
+
+def new_generation() -> str:
+    """Return a random name for a database, 8 hex digits."""
+    return secrets.token_hex(4)
+
+
+def migrate(db: sqlite3.Connection, path: Path) -> None:
+    """Bring the database to this program's version, each step whole or not at all."""
+    scripts, version = migrations(), version_of(db)
+    if version > len(scripts):
+        message = (
+            f"{path}: the database has version {version}, this program knows {len(scripts)}; "
+            "start the newer program that wrote it, or give another [data] directory"
+        )
+        raise StoreError(message)
+    if version == len(scripts):
+        return
+    import sqlite_utils  # noqa: PLC0415 - 0.1 s and 10 MB that only a first start and an update need
+
+    database = sqlite_utils.Database(db, recursive_triggers=False, execute_plugins=False)
+    for number, script in enumerate(scripts[version:], version + 1):
+        with database.atomic():
+            database.executescript(script)
+            if number == 1:
+                names = {"gateway": secrets.token_hex(6), "generation": new_generation()}
+                db.executemany(SET_META, [*names.items(), ("observed_seq", "0"), ("seen_seq", "0")])
+            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version = {number}")

@@ -1,0 +1,448 @@
+"""The one writer of house.db."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from agent.domain import SeriesKey, to_ms
+from agent.errors import StoreError
+from agent.store.file import connect, locked, migrate, named_errors, new_generation, transaction
+from agent.store.index import Index
+from agent.store.prune import Pruner
+from agent.store.reader import sealed_watermarks
+from agent.store.restore import restore
+from agent.store.rows import (
+    DROP_COMMANDS,
+    INSERT_COMMAND,
+    INSERT_EVENT,
+    INSERT_FLOCK,
+    INSERT_PREDICTION,
+    INSERT_WARNING,
+    REPLACE_BUCKET,
+    REPLACE_STANDING,
+    SET_META,
+    SET_RHYTHM,
+    STREAMS,
+    as_json,
+    digest,
+    event_row,
+    flock_row,
+    last_seq_of,
+    meta_of,
+    not_finite,
+    prediction_row,
+    warning_row,
+    with_late,
+)
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
+    from types import TracebackType
+
+    from agent.domain import Event, FlockChange, Message, Prediction, Rejected, Standing, WarningEvent
+    from agent.readings import Readings
+    from agent.seen import Longs, Verdict
+    from agent.store.restore import Restored
+    from agent.store.rows import BucketRow, EventRow
+
+log = logging.getLogger(__name__)
+
+HOUR_MS = 3_600_000
+REJECTED_KEPT = 1_000
+REJECTED_BYTES = 200
+TOPIC_CHARS = 500
+COMMANDS_KEPT = 10_000
+CONFLICTS_PER_HOUR = 100  # recorded one by one; beyond that they are only counted
+
+
+@dataclass(slots=True)
+class StoreCounters:
+    """What happened to readings since the store was opened."""
+
+    appended: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    late: int = 0
+    commits: int = 0
+
+
+class Store:
+    """The writer, owned by the agent's main thread; a context manager.
+
+    Attributes:
+        gateway: random name of this installation, 12 hex digits, made at the first start.
+        generation: random name of this database, 8 hex digits: sequence numbers are unique within it.
+        counters: what happened since it was opened.
+    """
+
+    def __init__(self, path: Path, db: sqlite3.Connection, sync_db: Path) -> None:
+        self._path, self._db, self._sync_db = path, db, sync_db
+        self._resources = ExitStack()
+        self.counters = StoreCounters()
+        meta = meta_of(db)
+        self.gateway, self.generation = meta["gateway"], meta["generation"]
+        self._observed_seq = int(meta["observed_seq"])
+        self._last_seq = last_seq_of(db, "readings")
+        series = db.execute("SELECT house, signal, id FROM series ORDER BY id")
+        self._series = {SeriesKey(house, signal): number for house, signal, number in series}
+        self._index = Index(db)
+        self._pruner = Pruner(db, self._index, self._transaction)
+        self._unacknowledged = set(db.execute("SELECT mid, digest FROM unacknowledged"))
+        self._acknowledged = False
+        self._conflicts_of_hour = (0, 0)  # hour, recorded in it
+
+    @classmethod
+    def open(cls, path: Path, *, sync_db: Path | None = None) -> Self:
+        """Open the database at ``path``, making it and its folder where there is none.
+
+        Args:
+            path: of ``house.db``.
+            sync_db: the courier's database, which says how far is sealed; read only. ``sync.db`` in the same folder by
+                default.
+
+        Raises:
+            StoreError: it is in use, foreign, corrupt, of a newer program, or cannot be written; the message says what
+                to do.
+        """
+        with ExitStack() as stack, named_errors(path, "open"):
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            stack.enter_context(locked(path))
+            # SQLite gives the rights of this file to its -wal and -shm. sync, another user of our group, may make them
+            # while we are down: without the right of the group to write, we could then not write ourselves
+            path.touch(mode=0o660)
+            db = stack.enter_context(closing(connect(path)))
+            migrate(db, path)
+            sync_db = sync_db or path.with_name("sync.db")
+            _leave_what_was_sealed(db, path, sync_db)
+            store = cls(path, db, sync_db)
+            store._resources = stack.pop_all()
+            return store
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database. Nothing is lost without it; the next start is quicker with it."""
+        with self._resources, suppress(StoreError):  # a full disk: no row is lost, the next start reads some more
+            self._save_index()
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the newest reading, 0 where there was none."""
+        return self._last_seq
+
+    # --- readings -----------------------------------------------------------------------------------------------------
+
+    def append(
+        self,
+        readings: Readings,
+        *,
+        rejected: Sequence[Rejected] = (),
+        arrivals: Sequence[Message] = (),
+        at_ms: int,
+    ) -> Readings:
+        """Store what is new of a block in one transaction; it is on the disk when this returns.
+
+        The identity of a reading is (house, signal, at): the first value wins; the same again is counted; another value
+        is counted and, up to 100 an hour, recorded as an event ``conflict``. A reading older than the newest of its
+        series is marked late. A value that is no finite number is set aside as rejected.
+
+        Args:
+            readings: with their quality judged.
+            rejected: what did not become a reading; the newest 1,000 are kept.
+            arrivals: the messages whose readings have no time of their own: see ``is_redelivered``.
+            at_ms: the farm's time, for what is recorded beside the readings.
+
+        Returns:
+            The new rows in their order of arrival. ``last_seq`` is the store's newest, whether or not there are any.
+
+        Raises:
+            StoreError: nothing of it was stored (the disk is full, say); all may be tried again.
+        """
+        finite = np.isfinite(readings.value)
+        if not finite.all():
+            rejected = [*rejected, *not_finite(readings.take(~finite))]
+            readings = readings.take(finite)
+        ids, added = self._ids_of(readings)
+        series = ids[readings.key]
+        with named_errors(self._path, "append readings"):
+            verdict = self._index.seen.judge(series, readings.at_ms, readings.value)
+        conflicts, recorded = self._conflict_rows(readings, verdict, at_ms)
+        if not verdict.new.all():
+            series, late, readings = series[verdict.new], verdict.late[verdict.new], readings.take(verdict.new)
+        else:
+            late = verdict.late
+        readings = replace(readings, last_seq=self._last_seq + len(readings))
+        if late.any():
+            readings = replace(readings, time_quality=with_late(readings.time_quality, late))
+        digests = {digest(message) for message in arrivals if message.qos > 0}
+        if added or len(readings) or rejected or digests or conflicts:
+            self._commit(readings, series, added, rejected, digests, conflicts)
+        self._conflicts_of_hour = recorded
+        self.counters.appended += len(readings)
+        self.counters.late += int(late.sum())
+        self.counters.duplicates += verdict.duplicates
+        self.counters.conflicts += len(verdict.conflicts)
+        return readings
+
+    def _commit(
+        self,
+        readings: Readings,
+        series: Longs,
+        added: list[tuple[int, str, str]],
+        rejected: Sequence[Rejected],
+        digests: set[tuple[int, bytes]],
+        conflicts: list[EventRow],
+    ) -> None:
+        """Write what ``append`` found to be new, and only then change what is kept in memory."""
+        first_seq = self._last_seq + 1
+        save_index = self._index.is_due(self._last_seq)
+        with self._transaction("append readings"):
+            if save_index:
+                self._index.write(self._last_seq)
+            if added:
+                self._db.executemany("INSERT INTO series (id, house, signal) VALUES (?, ?, ?)", added)
+            self._db.executemany(
+                "INSERT INTO readings VALUES (?, ?, ?, ?, ?, ?, ?)",
+                zip(
+                    range(first_seq, first_seq + len(readings)),
+                    series.tolist(),
+                    readings.at_ms.tolist(),
+                    readings.received_ms.tolist(),
+                    readings.value.tolist(),
+                    readings.quality.tolist(),
+                    readings.time_quality.tolist(),
+                    strict=True,
+                ),
+            )
+            if rejected:
+                self._write_rejected(rejected)
+            if conflicts:
+                self._db.executemany(INSERT_EVENT, conflicts)
+            if self._acknowledged:
+                self._db.execute("DELETE FROM unacknowledged")
+            if digests:
+                self._db.executemany("INSERT OR IGNORE INTO unacknowledged VALUES (?, ?)", digests)
+        if save_index:
+            self._index.saved(self._last_seq)
+        self._series.update((SeriesKey(house, signal), number) for number, house, signal in added)
+        self._index.seen.add(series, readings.at_ms, readings.value, first_seq)
+        self._last_seq = readings.last_seq
+        self._unacknowledged = digests if self._acknowledged else self._unacknowledged | digests
+        self._acknowledged = False
+
+    def _ids_of(self, readings: Readings) -> tuple[Longs, list[tuple[int, str, str]]]:
+        """Return the number of each key's series, and the rows (number, house, signal) of those that are not stored."""
+        numbers = [self._series.get(key, 0) for key in readings.keys]
+        added: list[tuple[int, str, str]] = []
+        if 0 in numbers:
+            used = set(readings.key.tolist())
+            for i, key in enumerate(readings.keys):
+                if numbers[i] == 0 and i in used:
+                    numbers[i] = len(self._series) + len(added) + 1
+                    added.append((numbers[i], key.house, key.signal))
+        return np.array(numbers, np.int64), added
+
+    def _conflict_rows(
+        self, readings: Readings, verdict: Verdict, at_ms: int
+    ) -> tuple[list[EventRow], tuple[int, int]]:
+        """Return the events to record, and (hour, conflicts recorded in it) as it will then be."""
+        hour = at_ms // HOUR_MS
+        recorded = self._conflicts_of_hour[1] if self._conflicts_of_hour[0] == hour else 0
+        rows: list[EventRow] = []
+        for index, stored in verdict.conflicts[: CONFLICTS_PER_HOUR - recorded]:
+            detail: dict[str, object] = {"stored": stored, "received": float(readings.value[index])}
+            if recorded + len(rows) + 1 == CONFLICTS_PER_HOUR:
+                detail["note"] = "the last one recorded this hour; further ones are only counted"
+            key, time = readings.keys[int(readings.key[index])], int(readings.at_ms[index])
+            rows.append((at_ms, "conflict", key.house, key.signal, time, time, as_json(detail)))
+        return rows, (hour, recorded + len(rows))
+
+    def _write_rejected(self, rejected: Sequence[Rejected]) -> None:
+        self._db.executemany(
+            "INSERT INTO rejected (received_ms, topic, reason, first_bytes) VALUES (?, ?, ?, ?)",
+            [
+                (row.received_ms, row.topic[:TOPIC_CHARS], row.reason, row.first_bytes[:REJECTED_BYTES])
+                for row in rejected[-REJECTED_KEPT:]
+            ],
+        )
+        self._db.execute("DELETE FROM rejected WHERE seq <= (SELECT max(seq) FROM rejected) - ?", (REJECTED_KEPT,))
+
+    def is_redelivered(self, message: Message) -> bool:
+        """Tell whether a message is one of the committed but unacknowledged ``arrivals``, sent again by the broker.
+
+        Only for messages whose readings have no time of their own: those that have one fall out by their identity.
+        """
+        return message.dup and bool(self._unacknowledged) and digest(message) in self._unacknowledged
+
+    def acknowledged(self) -> None:
+        """Take note that all that was committed so far was acknowledged: the next commit forgets those messages."""
+        self._acknowledged = bool(self._unacknowledged)
+
+    # --- what was judged ----------------------------------------------------------------------------------------------
+
+    def record(
+        self,
+        *,
+        warnings: Sequence[WarningEvent] = (),
+        standings: Sequence[Standing] = (),
+        predictions: Sequence[Prediction] = (),
+        flock_changes: Sequence[FlockChange] = (),
+        events: Sequence[Event] = (),
+        buckets: Sequence[BucketRow] = (),
+        rhythms: Mapping[SeriesKey, float] | None = None,
+        commands: Sequence[tuple[str, str, str]] = (),
+        judged_at: datetime | None = None,
+        observed_seq: int | None = None,
+        health: Mapping[str, object] | None = None,
+    ) -> None:
+        """Store what was judged, said and asked in one transaction; it is on the disk when this returns.
+
+        Args:
+            warnings: transitions, with their words.
+            standings: where rules stand now; each replaces what was stored of its house and rule.
+            predictions: to keep.
+            flock_changes: what happened to flocks, with the house's state and the flock as they then are.
+            events: to keep.
+            buckets: what windows hold; each replaces what was stored of its signal, step and start. Pass those that are
+                complete: one that is still growing would be written again and again.
+            rhythms: the usual interval of each series, in seconds; those that changed.
+            commands: (id, topic, answer) of the commands that this did; the first answer of an id stays.
+            judged_at: the grid instant up to which all is judged.
+            observed_seq: the number of the last reading that is in the windows (and so in ``buckets``).
+            health: what ``status`` shows.
+
+        None leaves the last one as it was.
+
+        Raises:
+            StoreError: nothing of it was stored.
+        """
+        meta: dict[str, str] = {}
+        if judged_at is not None:
+            meta["judged_ms"] = str(to_ms(judged_at))
+        if observed_seq is not None:
+            meta["observed_seq"] = str(observed_seq)
+        if health is not None:
+            meta["health"] = as_json(health)
+        numbers = [(rhythm, self._series[key]) for key, rhythm in (rhythms or {}).items() if key in self._series]
+        work: list[tuple[str, Sequence[Sequence[object]]]] = [
+            (INSERT_WARNING, [warning_row(event) for event in warnings]),
+            (REPLACE_STANDING, [(s.house, s.rule, as_json(s)) for s in standings]),
+            (INSERT_PREDICTION, [prediction_row(prediction) for prediction in predictions]),
+            (INSERT_FLOCK, [flock_row(change) for change in flock_changes]),
+            (INSERT_EVENT, [event_row(event) for event in events]),
+            (REPLACE_BUCKET, buckets),
+            (SET_RHYTHM, numbers),
+            (INSERT_COMMAND, commands),
+            (DROP_COMMANDS, [(COMMANDS_KEPT,)] if commands else []),
+            (SET_META, list(meta.items())),
+        ]
+        if not any(rows for _, rows in work):
+            return
+        with self._transaction("record what was judged"):
+            for statement, rows in work:
+                if rows:
+                    self._db.executemany(statement, rows)
+        if observed_seq is not None:
+            self._observed_seq = observed_seq
+
+    def answer_of(self, command_id: str) -> str | None:
+        """Return what a command was answered, or None where it was not done.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with named_errors(self._path, "look up a command"):
+            found = self._db.execute("SELECT answer FROM commands WHERE id = ?", (command_id,)).fetchone()
+        return None if found is None else str(found[0])
+
+    # --- after a restart ----------------------------------------------------------------------------------------------
+
+    def restore(self) -> Restored:
+        """Return what was known when the process last ended.
+
+        Raises:
+            StoreError: the database cannot be read; while an iterator is used, too.
+        """
+        seen, keys = self._index.seen, tuple(self._series)
+        newest_ms = {key: high for key, n in self._series.items() if (high := seen.high_ms(n)) is not None}
+        return restore(self._db, self._path, newest_ms, keys)
+
+    # --- forgetting ---------------------------------------------------------------------------------------------------
+
+    def prune(self, now: datetime, *, keep_hours: int = 48, max_size_mb: int = 300) -> int:
+        """Delete hot readings that are sealed, observed and old, and buckets past their time; return how many readings.
+
+        Old is what is ``keep_hours`` before the newest stored reading or ``now``, whichever is earlier: neither a clock
+        nor a sensor that has jumped ahead empties the house. Beyond ``max_size_mb`` younger ones go too, oldest first,
+        if they are sealed. Whole periods of six hours go at a time, and at most about 500,000 readings in one call.
+        Their times are kept. Without a readable ``sync.db`` of this generation no reading is deleted.
+
+        Raises:
+            StoreError: the database failed; what was deleted until then is deleted.
+        """
+        if self._last_seq == 0:
+            return 0
+        newest_ms = min(to_ms(now), self._index.seen.newest_ms)
+        self._pruner.prune_buckets(newest_ms)
+        up_to_seq = min(self._sealed_seq(), self._observed_seq)
+        if up_to_seq <= 0:
+            return 0
+        self._save_index()
+        with named_errors(self._path, "prune readings"):
+            return self._pruner.prune_readings(newest_ms, up_to_seq, keep_hours, max_size_mb)
+
+    def _sealed_seq(self) -> int:
+        """Return the last reading that the courier has sealed of this database; 0 where that cannot be known."""
+        return (sealed_watermarks(self._sync_db, self.generation) or {}).get("readings", 0)
+
+    # --- helpers ------------------------------------------------------------------------------------------------------
+
+    def _save_index(self) -> None:
+        if self._index.is_saved(self._last_seq):
+            return
+        with self._transaction("save what was seen"):
+            self._index.write(self._last_seq)
+        self._index.saved(self._last_seq)
+
+    @contextmanager
+    def _transaction(self, doing: str) -> Iterator[None]:
+        with transaction(self._db, self._path, doing):
+            yield
+        self.counters.commits += 1
+
+
+def _leave_what_was_sealed(db: sqlite3.Connection, path: Path, sync_db: Path) -> None:
+    """Begin a new generation where more rows are sealed than there ever were: an older copy of the file was put back.
+
+    The next rows take numbers that are sealed already. Under the old name they would be taken for sealed: never carried
+    to the lake, and soon pruned. Under a new one all that the copy holds is sealed once more.
+    """
+    generation = meta_of(db)["generation"]
+    sealed = sealed_watermarks(sync_db, generation) or {}
+    beyond = {stream: seq for stream in STREAMS if (seq := sealed.get(stream, 0)) > last_seq_of(db, stream)}
+    if not beyond:
+        return
+    fresh = new_generation()
+    with transaction(db, path, "begin a new generation"):
+        db.execute(SET_META, ("generation", fresh))
+    log.warning(
+        "%s: an older copy was put back: %s; generation %s ends, %s begins, and what the copy holds is sealed again",
+        path,
+        ", ".join(f"{stream} {last_seq_of(db, stream)} of {seq} that are sealed" for stream, seq in beyond.items()),
+        generation,
+        fresh,
+    )

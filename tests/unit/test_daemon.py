@@ -1,0 +1,720 @@
+"""The agent's loop in one process: a real store, a stand-in bus with the real interface, and time that is ours."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from agent.bus import Bus, BusCounters
+from agent.config import Config
+from agent.daemon import GRID, INSTANTS_PER_TURN, MESSAGES_PER_TURN, PATIENCE_S, Agent, Grid, Topics
+from agent.dialects import Decoder
+from agent.domain import HouseState, Message, WarningState, to_ms
+from agent.errors import StoreError
+from agent.predict import Predictor
+from agent.store import Store, StoreReader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+START = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
+ROOT = "flockwatch/farm1"
+FLOCK = f"{ROOT}/house1/flock/command"
+
+
+@dataclass
+class FakeClock:
+    """Time that a test moves."""
+
+    at: datetime = START
+    real_s: float = 1_000.0
+    trusted: bool = True
+
+    def now(self) -> datetime:
+        return self.at
+
+    def monotonic(self) -> float:
+        return self.real_s
+
+    def is_trusted(self) -> bool:
+        return self.trusted
+
+    def wait(self, seconds: float) -> None:
+        """Let real time pass, and the farm's with it."""
+        self.real_s += seconds
+        self.at += timedelta(seconds=seconds)
+
+
+@dataclass
+class FakeBus:
+    """What the agent sees of a bus; remembers, in order, what was acknowledged and published."""
+
+    is_connected: bool = True
+    connection: int = 1
+    last_error: str | None = None
+    counters: BusCounters = field(default_factory=BusCounters)
+    log: list[str] = field(default_factory=list)
+    acked: list[Message] = field(default_factory=list)
+    published: list[tuple[str, bytes, bool]] = field(default_factory=list)
+    retained: dict[str, bytes] = field(default_factory=dict)
+    dead: str | None = None
+
+    def acknowledge(self, messages: Sequence[Message]) -> bool:
+        self.log.append("acknowledge")
+        self.acked += messages
+        return True
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool) -> bool:
+        self.published.append((topic, payload, retain))
+        if retain:
+            self.retained[topic] = payload
+        return True
+
+    def unhealthy(self) -> str | None:
+        return self.dead
+
+    def on(self, topic: str) -> list[Any]:
+        """Return what was published on a topic, decoded; None for the empty payload."""
+        return [json.loads(payload) if payload else None for t, payload, _ in self.published if t == topic]
+
+
+class WatchedStore(Store):
+    """The real store, which writes into a log when it has committed, and fails when it is told to."""
+
+    log: list[str]
+    failing: str | None = None  # append | record | all
+    fail_from: int = 1  # the how manieth call of it fails
+
+    def _fails(self, what: str) -> None:
+        if self.failing in {what, "all"}:
+            self.fail_from -= 1
+            if self.fail_from <= 0:
+                message = "house.db: the disk is full; make room"
+                raise StoreError(message)
+
+    def append(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever the real one takes and gives
+        self._fails("append")
+        readings = super().append(*args, **kwargs)
+        self.log.append("commit")
+        return readings
+
+    def record(self, **kwargs: Any) -> None:  # noqa: ANN401  # as above
+        self._fails("record")
+        super().record(**kwargs)
+        if kwargs.get("commands"):
+            self.log.append("commit command")
+
+
+class Site:
+    """An agent that can be killed and started again; everything but the broker is real."""
+
+    def __init__(self, folder: Path, config: dict[str, Any] | None = None) -> None:
+        self.config = Config.model_validate(
+            {"data": {"directory": folder}, "house": [{"id": "house1"}, {"id": "house2"}], **(config or {})}
+        )
+        self.clock = FakeClock()
+        self.bus = FakeBus()
+        self._stack = ExitStack()
+        self._mid = 0
+        self.start()
+
+    def start(self) -> None:
+        self.store = self._stack.enter_context(WatchedStore.open(self.config.data.house_db))
+        self.store.log = self.bus.log
+        predictor = Predictor((), (), self.config.site.days)
+        self.agent = Agent(self.config, self.clock, self.store, cast("Bus", self.bus), predictor, Decoder(self.config))
+
+    def restart(self) -> None:
+        self._stack.close()
+        self.bus.connection += 1
+        self.start()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def message(self, topic: str, payload: bytes | dict[str, Any] | float, **changes: Any) -> Message:  # noqa: ANN401
+        """Return a message as it would come in now."""
+        self._mid += 1
+        content = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+        fields = {
+            "qos": 1,
+            "mid": self._mid,
+            "dup": False,
+            "retain": False,
+            "connection": 1,
+            "received_ms": to_ms(self.clock.at),
+            "received_monotonic": self.clock.real_s,
+        }
+        return Message(topic, content, **{**fields, **changes})
+
+    def reading(self, house: str = "house1", value: float = 21.0, at: datetime | None = None) -> Message:
+        when = (at or self.clock.at).isoformat()
+        return self.message(f"skov/farm1/{house}/temperature", {"value": value, "at": when})
+
+    def turn(self, *messages: Message) -> None:
+        self.agent.turn_or_hold(messages)
+
+    def ask(self, command: dict[str, Any], topic: str = FLOCK) -> Any:  # noqa: ANN401  # what JSON holds
+        """Send a command in a turn of its own; return its answer."""
+        self.turn(self.message(topic, command))
+        return self.bus.on(topic.removesuffix("command") + "response")[-1]
+
+    def minutes(self, count: int, houses: Sequence[str] = ("house1", "house2")) -> None:
+        """Let so many minutes pass, with a reading of each house in each."""
+        for _ in range(count):
+            self.clock.wait(60)
+            self.turn(*(self.reading(house, 21 + 0.01 * (self._mid % 9)) for house in houses))
+
+    def rows(self, stream: str) -> dict[str, list[Any]]:
+        with StoreReader.open(self.config.data.house_db) as reader:
+            return reader.rows(stream, 1, reader.last_seq(stream))
+
+
+@pytest.fixture
+def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
+    sites: list[Site] = []
+
+    def make(**config: Any) -> Site:  # noqa: ANN401  # sections of agent.toml
+        sites.append(Site(tmp_path / f"data{len(sites)}", config))
+        return sites[-1]
+
+    yield make
+    for site in sites:
+        site.close()
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    return make_site()
+
+
+# --- the grid
+
+
+@dataclass
+class Ready:
+    """A house that is ready up to an instant."""
+
+    house: str
+    up_to: datetime
+
+    def is_ready(self, at: datetime, _monotonic: float) -> bool:
+        return at <= self.up_to
+
+
+def due(grid: Grid, now: datetime, houses: Sequence[Ready], monotonic: float = 0.0) -> list[datetime]:
+    return list(grid.due(now, cast("Any", houses), monotonic))
+
+
+def test_the_grid_is_in_event_time_and_each_instant_comes_once() -> None:
+    grid = Grid(START + timedelta(minutes=7))
+    assert grid.last == START
+    now = START + timedelta(minutes=35)
+    assert due(grid, now, []) == [START + timedelta(minutes=m) for m in (10, 20, 30)]
+    assert due(grid, now, []) == []
+
+
+def test_an_instant_waits_for_the_readings_of_every_house() -> None:
+    grid, now = Grid(START), START + timedelta(hours=1)
+    houses = [Ready("house1", START + timedelta(hours=2)), Ready("house2", START + timedelta(minutes=20))]
+    assert due(grid, now, houses) == [START + timedelta(minutes=m) for m in (10, 20)]
+    houses[1] = Ready("house2", START + timedelta(minutes=30))
+    assert due(grid, now, houses) == [START + timedelta(minutes=30)]
+
+
+def test_a_backlog_is_judged_in_parts_and_until_then_what_stands_is_history() -> None:
+    grid, now = Grid(START), START + timedelta(days=1)
+    turns = []
+    while instants := due(grid, now, []):
+        turns.append((len(instants), grid.is_behind))
+    assert turns == [(INSTANTS_PER_TURN, True)] * 5 + [(24, False)]
+    assert grid.last == now
+
+
+def test_a_house_whose_clock_is_wrong_holds_up_the_others_only_once() -> None:
+    """It sends without a pause, so it is never silent, and its readings never pass the instant."""
+    grid, lost, well = Grid(START), Ready("house1", START - timedelta(days=9)), Ready("house2", START + timedelta(9))
+    now = START + timedelta(minutes=20)
+    assert due(grid, now, [lost, well], 0.0) == []
+    assert due(grid, now, [lost, well], PATIENCE_S - 0.1) == []
+    assert len(due(grid, now, [lost, well], PATIENCE_S)) == 2
+    assert len(due(grid, now + GRID, [lost, well], PATIENCE_S + 1)) == 1
+    found = Ready("house1", now + GRID)  # it has the right time again, and is waited for again
+    assert due(grid, now + 2 * GRID, [found, well], PATIENCE_S + 2) == []
+    found.up_to = now + 3 * GRID
+    assert len(due(grid, now + 2 * GRID, [found, well], PATIENCE_S + 3)) == 1
+    found.up_to = now
+    assert due(grid, now + 3 * GRID, [found, well], PATIENCE_S + 4) == []
+
+
+# --- topics
+
+
+@pytest.mark.parametrize(
+    ("topic", "place"),
+    [
+        ("flockwatch/farm1/house1/flock/command", ["house1", "flock"]),
+        ("flockwatch/farm1/house1/warning/deviation-water/command", ["house1", "warning", "deviation-water"]),
+        ("flockwatch/farm1/house1/command", None),
+        ("flockwatch/farm1/house1/warning/command", None),
+        ("flockwatch/farm1/house1/warning/a/b/command", None),
+        ("flockwatch/farm1/house1/flock/response", None),
+        ("flockwatch/farm2/house1/flock/command", None),
+        ("flockwatch/farm1x/house1/flock/command", None),
+        ("skov/farm1/house1/flock", None),
+    ],
+)
+def test_a_commands_topic_says_whom_it_is_for(topic: str, place: list[str] | None) -> None:
+    assert Topics("flockwatch", "farm1").command(topic) == place
+
+
+def test_topics_are_those_of_the_contract() -> None:
+    topics = Topics("a/b", "farm1")
+    assert topics.health == "a/b/farm1/health"
+    assert topics.severity("h") == "a/b/farm1/h/severity"
+    assert topics.warning("h", "deviation-water") == "a/b/farm1/h/warning/deviation-water"
+    assert topics.prediction("h", "weight_g") == "a/b/farm1/h/prediction/weight_g"
+    assert topics.commands == ("a/b/farm1/+/flock/command", "a/b/farm1/+/warning/+/command")
+
+
+# --- readings
+
+
+def test_a_reading_is_committed_before_it_is_acknowledged(site: Site) -> None:
+    message = site.reading()
+    site.turn(message)
+    assert site.bus.log[:2] == ["commit", "acknowledge"]
+    assert site.bus.acked == [message]
+    assert site.rows("readings")["value"] == [21.0]
+
+
+def test_what_a_failing_store_did_not_take_is_not_acknowledged_and_is_taken_up_again(site: Site) -> None:
+    site.store.failing = "append"
+    messages = [site.reading(value=20.0), site.message("skov/farm1/house2/water", b"12")]
+    site.turn(*messages)
+    assert site.bus.acked == []
+    assert "disk is full" in site.agent.health.degraded["store"]
+    site.clock.wait(1)
+    site.store.failing = None
+    later = site.reading(value=20.1)
+    site.turn(later)  # too early: a store that failed is left alone for a moment
+    assert site.bus.acked == []
+    site.clock.wait(5)
+    site.turn()
+    assert site.bus.acked == [*messages, later]
+    assert sorted(site.rows("readings")["value"]) == [12.0, 20.0, 20.1]
+    assert "store" not in site.agent.health.degraded
+
+
+def test_readings_without_a_time_are_not_doubled_when_the_store_fails_after_it_took_them(site: Site) -> None:
+    """They look new when they are decoded once more: their identity is their arrival."""
+    site.store.failing = "record"
+    site.turn(
+        site.message("skov/farm1/house1/water", b"12"),
+        site.message(FLOCK, {"id": "p", "action": "place", "birds_placed": 100}),
+    )
+    assert site.bus.acked == []
+    site.store.failing = None
+    site.clock.wait(10)
+    site.turn(site.message("skov/farm1/house1/water", b"13"))
+    assert len(site.bus.acked) == 3
+    assert site.rows("readings")["value"] == [12.0, 13.0]
+    assert site.agent.watches[0].last_reading_at() == site.clock.at  # and both were observed
+
+
+def test_what_was_acknowledged_is_never_acknowledged_again(site: Site) -> None:
+    """Its number may be that of another message by then, which is not in the store."""
+    site.minutes(30)
+    site.clock.wait(600)
+    site.store.failing, site.store.fail_from = "record", 1
+    message = site.reading()
+    site.turn(message)
+    assert site.bus.acked[-1] == message
+    assert "store" in site.agent.health.degraded
+    site.store.failing = None
+    site.clock.wait(10)
+    site.turn()
+    assert site.bus.acked.count(message) == 1
+    assert "store" not in site.agent.health.degraded
+
+
+def test_what_was_judged_while_the_store_failed_is_recorded_later(site: Site) -> None:
+    site.minutes(30)
+    site.clock.wait(3600)
+    site.store.failing = "record"
+    site.turn()
+    site.clock.wait(10)
+    site.turn()
+    assert site.rows("warnings")["at"] == []
+    site.store.failing = None
+    site.clock.wait(10)
+    site.turn()
+    assert "active" in site.rows("warnings")["state"]
+    assert site.store.restore().judged_at == site.agent.grid.last
+
+
+def test_what_needs_no_acknowledgement_does_not_fill_the_memory_while_the_store_fails(site: Site) -> None:
+    site.store.failing = "append"
+    site.turn(site.reading())
+    for _ in range(3):
+        site.turn(*(site.message("skov/farm1/house1/water", b"1", qos=0) for _ in range(1_500)))
+    assert len(site.agent._held) <= MESSAGES_PER_TURN + 1
+    assert site.agent.health.dropped_qos0 > 2_000
+    assert site.agent.health_value("online")["dropped_qos0"] == site.agent.health.dropped_qos0
+
+
+def test_a_retained_reading_is_ignored_and_counted(site: Site) -> None:
+    site.turn(site.message("skov/farm1/house1/water", b"12", retain=True))
+    assert site.rows("readings")["value"] == []
+    assert site.agent.health_value("online")["retained_ignored"] == 1
+    assert len(site.bus.acked) == 1
+
+
+def test_junk_is_counted_kept_and_acknowledged_and_the_rest_is_stored(site: Site) -> None:
+    site.turn(
+        site.message("skov/farm1/house1/water", b"\xff\xfe"),
+        site.message("skov/other/house1/water", b"1"),
+        site.message("skov/farm1/house9/water", b"1"),
+        site.message("elsewhere", b"1"),
+        site.reading(),
+    )
+    assert len(site.bus.acked) == 5
+    assert len(site.rows("readings")["value"]) == 2
+    value = site.agent.health_value("online")
+    assert value["unknown_houses"] == ["house9"]
+    assert sum(cast("dict[str, int]", value["rejected"]).values()) == 3
+
+
+def test_a_reading_that_came_again_is_stored_and_seen_once(site: Site) -> None:
+    message = site.reading()
+    site.turn(message)
+    site.turn(message)
+    assert site.rows("readings")["value"] == [21.0]
+    assert site.store.counters.duplicates == 1
+
+
+# --- commands
+
+
+def test_the_same_id_is_done_once_and_its_answer_repeated_also_after_a_restart(site: Site) -> None:
+    site.ask({"id": "a", "action": "place", "birds_placed": 10_000})
+    answer = site.ask({"id": "b", "action": "thin", "birds": 1_000})
+    assert answer == {
+        "id": "b",
+        "ok": True,
+        "done": "thin",
+        "state": "thinned",
+        "flock": "2026-03-10",
+        "day_number": 0,
+        "birds_placed": 10_000,
+    }
+    assert site.ask({"id": "b", "action": "thin", "birds": 1_000}) == answer
+    site.restart()
+    assert site.ask({"id": "b", "action": "thin", "birds": 1_000}) == answer
+    flock = site.agent.watches[0].life.flock
+    assert flock is not None
+    assert flock.thinned_birds == 1_000
+    assert site.rows("flocks")["action"] == ["place", "thin"]
+
+
+def test_a_command_without_id_is_done_once_a_minute(site: Site) -> None:
+    site.ask({"action": "place", "birds_placed": 10_000})
+    thin = {"action": "thin", "birds": 1_000}
+    first = site.ask(thin)
+    site.clock.wait(59)
+    assert site.ask(thin) == first
+    assert site.rows("flocks")["action"] == ["place", "thin"]
+    site.clock.wait(2)
+    site.ask(thin)
+    assert site.rows("flocks")["action"] == ["place", "thin", "thin"]
+
+
+def test_a_retained_command_is_ignored_and_acknowledged(site: Site) -> None:
+    """Somebody left it at the broker: it would be done again with every new subscription."""
+    site.turn(site.message(FLOCK, {"id": "a", "action": "place"}, retain=True))
+    assert site.rows("flocks")["action"] == []
+    assert len(site.bus.acked) == 1
+    assert site.bus.on(f"{ROOT}/house1/flock/response") == []
+    assert site.agent.health.retained_ignored == 1
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload", "error"),
+    [
+        (FLOCK, b'{"id":"x","action":"thin","birds":5}', "no flock is in house1: place one first"),
+        (FLOCK, b'{"id":"x","action":"fly"}', "fly"),
+        (f"{ROOT}/house7/flock/command", b'{"id":"x","action":"end"}', "house 'house7' is not in the configuration"),
+        (f"{ROOT}/house1/warning/silent/command", b'{"id":"x","action":"acknowledge"}', "no warning 'silent' stands"),
+        (FLOCK, b'{"id":"x","action":"place","placed_on":"0001-01-01"}', "more than a year ago"),
+        (FLOCK, b'{"id":"x","action":"place","planned_end_on":"9999-12-31"}', "more than a year after"),
+    ],
+)
+def test_what_cannot_be_done_is_answered_with_the_reason(site: Site, topic: str, payload: bytes, error: str) -> None:
+    site.turn(site.message(topic, payload))
+    [answer] = site.bus.on(topic.removesuffix("command") + "response")
+    assert (answer["id"], answer["ok"]) == ("x", False)
+    assert error in answer["error"]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\xff\xfe\xfa",
+        b"[" * 100_000,
+        b'{"id":' * 50_000,
+        b'{"id":"\\ud800","action":"end"}',
+        b'{"id":"a","by":"\\ud800","action":"place"}',
+        b'{"id":7,"action":"end"}',
+        b'{"id":"' + b"a" * 5_000 + b'","action":"end"}',
+        b"null",
+        b"NaN",
+        b'{"action":"thin","birds":1e400}',
+        b'{"action":"place","placed_on":"99999-01-01"}',
+        b'{"action":"end","at":"0001-01-01T00:00:00+14:00"}',
+        b'{"action":"thin","birds":3,"at":"9999-12-31T23:59:59-14:00"}',
+    ],
+)
+@pytest.mark.parametrize("topic", [FLOCK, f"{ROOT}/house1/warning/silent/command"])
+def test_no_command_whatever_its_bytes_stops_the_agent(site: Site, topic: str, payload: bytes) -> None:
+    """A message that kills the agent comes again after the restart, for ever."""
+    site.ask({"id": "p", "action": "place", "birds_placed": 100})
+    site.turn(site.message(topic, payload))
+    site.minutes(11)
+    assert site.bus.on(topic.removesuffix("command") + "response")[-1]["ok"] is False
+    site.restart()
+    site.minutes(11)
+
+
+def test_a_command_that_could_not_be_stored_is_not_done_until_it_is(site: Site) -> None:
+    site.ask({"id": "p", "action": "place", "birds_placed": 10_000})
+    site.store.failing = "record"
+    site.turn(site.message(FLOCK, {"id": "t", "action": "thin", "birds": 1_000}))
+    assert site.agent.watches[0].life.state is HouseState.ACTIVE
+    site.store.failing = None
+    site.clock.wait(10)
+    site.turn()
+    assert site.bus.on(f"{ROOT}/house1/flock/response")[-1]["ok"] is True
+    flock = site.agent.watches[0].life.flock
+    assert flock is not None
+    assert flock.thinned_birds == 1_000
+    assert site.rows("flocks")["action"] == ["place", "thin"]
+
+
+def test_a_command_is_stored_before_it_is_acknowledged(site: Site) -> None:
+    site.ask({"id": "p", "action": "place"})
+    assert site.bus.log == ["commit command", "acknowledge"] or site.bus.log == [
+        "commit",
+        "commit command",
+        "acknowledge",
+    ]
+
+
+# --- warnings out
+
+
+def silent_site(site: Site) -> str:
+    """Let house1 fall silent until that is told; return the alert's topic."""
+    site.ask({"id": "p", "action": "place", "birds_placed": 10_000})
+    site.minutes(30)
+    site.minutes(60, houses=["house2"])
+    return f"{ROOT}/house1/warning/silent"
+
+
+def test_a_warning_is_retained_with_every_key_and_the_severity_beside_it(site: Site) -> None:
+    topic = silent_site(site)
+    shown = json.loads(site.bus.retained[topic])
+    assert (shown["state"], shown["rule"], shown["house"], shown["flock"]) == (
+        "active",
+        "silent",
+        "house1",
+        "2026-03-10",
+    )
+    assert all(retain for t, _, retain in site.bus.published if t == topic)
+    assert site.bus.retained[f"{ROOT}/house1/severity"] == b"2"
+    assert site.bus.retained[f"{ROOT}/house2/severity"] == b"0"
+
+
+def test_a_warning_that_is_over_says_normal_once_and_empties_its_topic(site: Site) -> None:
+    topic = silent_site(site)
+    before = len(site.bus.on(topic))
+    site.minutes(12)
+    last = site.bus.on(topic)[before:]
+    assert [said and said["state"] for said in last[-2:]] == ["normal", None]
+    assert [said for said in last[:-2] if said["state"] == "normal"] == []
+    assert site.bus.retained[topic] == b""
+    assert site.bus.retained[f"{ROOT}/house1/severity"] == b"0"
+    count = len(site.bus.on(topic))
+    site.minutes(20)
+    assert len(site.bus.on(topic)) == count
+
+
+def test_what_is_pending_is_in_the_store_only(site: Site) -> None:
+    site.ask({"id": "p", "action": "place", "birds_placed": 10_000})
+    site.minutes(30)
+    site.minutes(12, houses=["house2"])
+    assert site.agent.watches[0].standings["silent"].state is WarningState.PENDING
+    assert site.rows("warnings")["state"] == ["pending"]
+    assert f"{ROOT}/house1/warning/silent" not in site.bus.retained
+
+
+def test_after_a_new_connection_everything_is_published_again(site: Site) -> None:
+    topic = silent_site(site)
+    site.bus.retained.clear()
+    site.turn()
+    assert topic not in site.bus.retained
+    site.bus.connection += 1
+    site.turn()
+    assert json.loads(site.bus.retained[topic])["state"] == "active"
+    assert set(site.bus.retained) >= {f"{ROOT}/{h}/severity" for h in ("house1", "house2")} | {f"{ROOT}/health"}
+
+
+def test_after_a_restart_the_standing_warning_is_shown_again_and_is_the_same(site: Site) -> None:
+    topic = silent_site(site)
+    before = json.loads(site.bus.retained[topic])
+    site.bus.retained.clear()
+    site.restart()
+    site.turn()
+    after = json.loads(site.bus.retained[topic])
+    assert {key: after[key] for key in ("id", "state", "severity", "since", "raised_at", "flock")} == {
+        key: before[key] for key in ("id", "state", "severity", "since", "raised_at", "flock")
+    }
+
+
+def test_the_severity_is_told_every_minute_of_real_time_even_if_nothing_changes(site: Site) -> None:
+    topic = f"{ROOT}/house1/severity"
+    site.turn()
+    count = len(site.bus.on(topic))
+    site.clock.real_s += 59
+    site.turn()
+    assert len(site.bus.on(topic)) == count
+    site.clock.real_s += 1
+    site.turn()
+    assert len(site.bus.on(topic)) == count + 1
+
+
+def test_history_raises_no_stale_alert(site: Site) -> None:
+    """After two days of downtime, what rose and cleared meanwhile is in the store, and was never shown."""
+    site.ask({"id": "p", "action": "place", "birds_placed": 10_000})
+    site.minutes(30)
+    gone = site.clock.at
+    site.restart()
+    site.clock.wait(48 * 3600)
+    back = [site.reading(house, at=site.clock.at) for house in ("house1", "house2")]
+    old = [site.reading("house1", at=gone + timedelta(hours=30, minutes=m)) for m in range(60)]
+    old += [site.reading("house2", at=gone + timedelta(hours=30, minutes=m)) for m in range(60)]
+    site.turn(*old, *back)
+    site.clock.real_s += 6
+    while site.agent.grid.last + GRID <= site.clock.at:
+        site.turn()
+    states = [said["state"] for said in site.bus.on(f"{ROOT}/house1/warning/silent") if said]
+    assert "active" in site.rows("warnings")["state"]
+    assert "active" not in states
+
+
+def test_an_acknowledgement_is_done_stored_and_shown_at_once(site: Site) -> None:
+    topic = silent_site(site)
+    answer = site.ask({"id": "k", "action": "acknowledge", "by": "anna"}, f"{topic}/command")
+    assert (answer["ok"], answer["state"]) == (True, "acknowledged")
+    shown = json.loads(site.bus.retained[topic])
+    assert (shown["state"], shown["reason"]) == ("acknowledged", "acknowledged_by")
+    assert shown["updated_at"] >= shown["raised_at"]
+    assert site.rows("warnings")["by"][-1] == "anna"
+    site.ask({"id": "s", "action": "shelve", "for_s": 3600}, f"{topic}/command")
+    assert site.bus.retained[f"{ROOT}/house1/severity"] == b"0"
+    assert json.loads(site.bus.retained[topic])["state"] == "shelved"
+
+
+def test_answers_wait_for_the_connection(site: Site) -> None:
+    site.bus.is_connected = False
+    site.turn(site.message(FLOCK, {"id": "a", "action": "place"}))
+    assert site.bus.on(f"{ROOT}/house1/flock/response") == []
+    site.bus.is_connected = True
+    site.turn()
+    assert site.bus.on(f"{ROOT}/house1/flock/response")[0]["id"] == "a"
+
+
+# --- restart, clock, health
+
+
+def test_after_a_restart_nothing_is_judged_twice_and_nothing_left_out(site: Site) -> None:
+    site.minutes(35)
+    last = site.agent.grid.last
+    site.restart()
+    assert site.agent.grid.last == last
+    assert site.agent.watches[0].last_reading_at() == site.clock.at
+    site.minutes(10)
+    assert site.agent.grid.last == last + GRID
+
+
+def test_a_thinned_house_is_as_long_a_thinned_one_after_a_restart(site: Site) -> None:
+    site.ask({"id": "p", "action": "place", "birds_placed": 10_000})
+    site.ask({"id": "t", "action": "thin", "birds": 1_000})
+    thinned = site.agent.watches[0].life
+    site.clock.wait(3600)
+    site.ask({"id": "r", "action": "record", "dead": 3})
+    site.restart()
+    assert site.agent.watches[0].life.since == thinned.since
+    assert site.agent.watches[0].life.state is HouseState.THINNED
+
+
+def test_with_a_clock_that_nobody_set_readings_are_stored_and_nothing_is_judged(tmp_path: Path) -> None:
+    site = Site(tmp_path / "data")
+    site._stack.close()
+    (tmp_path / "data" / "house.db").unlink()
+    site.clock.at, site.clock.trusted = datetime(1970, 1, 1, 0, 5, tzinfo=UTC), False
+    site.start()
+    site.turn(site.message("skov/farm1/house1/water", b"12"))
+    site.clock.wait(3600)
+    site.turn()
+    assert site.agent.health.instants_judged == 0
+    assert site.rows("readings")["time_quality"] == ["untrusted"]
+    site.clock.at, site.clock.trusted = START, True
+    site.turn()
+    assert site.agent.grid.last >= START - GRID  # and not every ten minutes since 1970
+    site.close()
+
+
+def test_health_names_who_is_silent_and_says_once_what_is_wrong(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    silent_site(site)
+    value = json.loads(json.dumps(site.agent.health_value("online"), allow_nan=False))
+    assert [gap["house"] for gap in value["gaps"]] == ["house1"]
+    assert value["houses"]["house1"]["severity"] == 2
+    assert value["houses"]["house1"]["day_number"] == 0
+    with caplog.at_level("WARNING", "agent.daemon"):
+        for _ in range(3):
+            site.agent.degrade("store", "full")
+    assert len([record for record in caplog.records if "store: full" in record.getMessage()]) == 1
+
+
+def test_quality_intervals_are_recorded_even_if_the_store_failed_first(site: Site) -> None:
+    site.minutes(10)
+    site.store.failing = "append"
+    site.clock.wait(60)
+    site.turn(site.reading(value=900.0))
+    site.store.failing = None
+    site.clock.wait(60)
+    site.turn(site.reading())
+    assert "quality" in site.rows("events")["kind"]
+
+
+def test_every_instant_up_to_the_last_is_marked_as_judged_in_the_store(site: Site) -> None:
+    site.minutes(95)
+    assert site.store.restore().judged_at == site.agent.grid.last
+    assert site.agent.health.instants_judged == 9
+
+
+def test_flocks_of_both_houses_are_kept_apart(site: Site) -> None:
+    site.ask({"id": "1", "action": "place", "flock": "a", "placed_on": "2026-03-01", "birds_placed": 100})
+    site.ask({"id": "2", "action": "place", "flock": "b"}, f"{ROOT}/house2/flock/command")
+    site.restart()
+    first, second = (watch.life.flock for watch in site.agent.watches)
+    assert first is not None
+    assert second is not None
+    assert (first.flock, first.placed_on, second.flock) == ("a", date(2026, 3, 1), "b")
