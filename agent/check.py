@@ -12,7 +12,7 @@ from agent.bus import probe
 from agent.config import Config, load_config
 from agent.errors import ConfigError, FlockwatchError, InputError, StoreError
 from agent.predict import Model
-from agent.rules import KINDS, kind_of
+from agent.signals import CATALOGUE, base_of
 from agent.store import StoreReader
 
 if TYPE_CHECKING:
@@ -81,16 +81,24 @@ def _houses(config: Config) -> Iterator[Finding]:
 
 
 def _rules(config: Config) -> Iterator[Finding]:
+    """Note what is named but in no catalogue: perhaps a sensor of the farm's own, perhaps a slip of the pen."""
     for name in config.warnings.rules:
-        if kind_of(name) not in KINDS:
-            said = f"[warnings.rules.{name}]: no kind of rule is called {kind_of(name)!r}; there are {', '.join(KINDS)}"
-            yield Finding("bad", "rules", said)
+        signal = name.partition("-")[2]
+        if signal and base_of(signal) not in CATALOGUE:
+            yield Finding("note", "rules", f"[warnings.rules.{name}]: {signal!r} is not in the catalogue of signals")
+    for house in config.house:
+        for signal in house.signals:
+            if base_of(signal) not in CATALOGUE:
+                where = f"[house.signals.{signal}] of {house.id}"
+                yield Finding("note", "signals", f"{where}: {signal!r} is not in the catalogue of signals")
 
 
 def _data(config: Config) -> Iterator[Finding]:
     directory = config.data.directory
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        if not directory.exists():
+            yield Finding("note", "data", f"{directory} is not there yet: the agent makes it at its first start")
+            return
         probe_file = directory / ".check"
         probe_file.write_bytes(b"")
         probe_file.unlink()

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agent.clock import FarmDays
-from agent.domain import HouseState, Kind, SeriesKey, Severity
+from agent.domain import RULE_KINDS, HouseState, Kind, SeriesKey, Severity
 from agent.errors import ConfigError
 from agent.signals import Signal, base_of, signal_of
 
@@ -231,6 +231,15 @@ class Warnings(Section):
     """When warnings rise."""
 
     rules: dict[str, RuleOverride] = {}
+
+    @field_validator("rules")
+    @classmethod
+    def _are_kinds(cls, rules: dict[str, RuleOverride]) -> dict[str, RuleOverride]:
+        for name in rules:
+            if name.partition("-")[0] not in RULE_KINDS:
+                message = f"no kind of rule is called {name.partition('-')[0]!r}; there are {', '.join(RULE_KINDS)}"
+                raise ValueError(message)
+        return rules
 
 
 class SyncSettings(Section):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from agent.alerts import alert, iso
 from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.bus import Bus
+from agent.clock import SimulatedClock
 from agent.commands import parse_flock_command, parse_warning_command
 from agent.dialects import Decoder, Refusal
 from agent.domain import PUBLISHED_STATES, Event, SeriesKey, WarningState, from_ms, to_ms
@@ -27,6 +28,7 @@ from agent.notify import Notifier
 from agent.predict import Predictor
 from agent.quality import Known, QualityJudge
 from agent.store import Store
+from agent.strains import is_known, strain_of
 from agent.watch import GRID, HouseWatch, judge_instant
 from agent.window import Bucket
 
@@ -51,6 +53,7 @@ PRUNE_EVERY_S = 600.0
 REPEATED_WITHIN_S = 60.0  # a command without id that says the same again so soon is the same
 BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
 PATIENCE_S = 60.0  # real time that all wait for a house whose readings lag: its clock may be wrong for ever
+LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
 _GRID_MS = int(GRID / timedelta(milliseconds=1))
 
@@ -78,7 +81,7 @@ class Grid:
     def _is_time(self, at: datetime, watches: Sequence[HouseWatch], monotonic: float) -> bool:
         """Tell whether all houses are ready for ``at``; one whose clock is wrong holds up the others only once."""
         waiting = {watch.house for watch in watches if not watch.is_ready(at, monotonic)}
-        self._lagging &= waiting
+        self._lagging = {w.house for w in watches if w.house in self._lagging and not w.is_ready(self.last, monotonic)}
         if waiting <= self._lagging:
             self._waiting_since = None
             return True
@@ -156,6 +159,9 @@ class Agent:
         self._last_command: tuple[str, bytes, float, str] | None = None
         self._answers: list[tuple[str, bytes]] = []
         self._predicted: dict[str, bytes] = {}
+        self._targets = {
+            output.target for m in predictor.models if m.manifest.task != "expect" for output in m.manifest.output
+        }
         self._heartbeat_due = self._health_due = self._prune_due = clock.monotonic()
         self._observed_seq = 0
         self.grid = self._restore()
@@ -221,8 +227,13 @@ class Agent:
     def _judge(self) -> None:
         if not self.clock.is_trusted():
             return  # nobody knows what time it is; what comes in is stored, and judged when somebody does
+        now = self.clock.now()
         if not self._grid_is_set:  # the first start was in 1970: nothing to judge between then and now
-            self.grid, self._grid_is_set = Grid(self.clock.now()), True
+            self.grid, self._grid_is_set = Grid(now), True
+        elif self.grid.last > now + GRID:
+            self._restart_grid(now, "was ahead of the clock, which has been set back")
+        elif now - self.grid.last > LONGEST_BACKLOG:
+            self._restart_grid(now - LONGEST_BACKLOG, "was further behind than the windows reach")
         monotonic = self.clock.monotonic()
         for at in self.grid.due(self.clock.now(), self.watches, monotonic):
             outcomes = judge_instant(self.watches, self.predictor, at, monotonic)
@@ -231,6 +242,13 @@ class Agent:
             for outcome in outcomes:
                 self._predicted.update(self._prediction_payloads(outcome))
                 _log(outcome)
+
+    def _restart_grid(self, at: datetime, why: str) -> None:
+        """Judge on from another instant; nothing is deleted, and what is skipped is said."""
+        detail: dict[str, object] = {"reason": f"the judgement {why}"}
+        self._noticed.append(Event(self.clock.now(), "grid_restarted", None, None, self.grid.last, at, detail))
+        log.warning("judging on from %s: it %s (judged up to %s)", iso(at), why, iso(self.grid.last))
+        self.grid = Grid(at)
 
     def _changed_buckets(self) -> list[Bucket]:
         return [bucket for watch in self.watches for bucket in watch.window.take_changed()]
@@ -248,7 +266,7 @@ class Agent:
                 predictions=[prediction for outcome in judged.outcomes for prediction in outcome.predictions],
                 flock_changes=[change for outcome in judged.outcomes for change in outcome.changes],
                 buckets=judged.buckets,
-                rhythms={SeriesKey(w.house, name): s for w in self.watches for name, s in w.window.rhythms_s().items()},
+                rhythms=self.quality.rhythms_s(),  # also of sensors that no model reads: their silence is judged
                 judged_at=judged.at,
                 observed_seq=judged.observed_seq,
                 health=self.health_value("online") if len(self._unrecorded) == 1 else None,
@@ -261,6 +279,7 @@ class Agent:
         kept = [message for number, message in enumerate(messages) if message.qos > 0 or number < room]
         self.health.dropped_qos0 += len(messages) - len(kept)
         self._held += kept
+        self.degrade("broker", None if self.bus.is_connected else self.bus.last_error)
         if self.clock.monotonic() < self._held_until:
             return
         try:
@@ -271,7 +290,6 @@ class Agent:
         else:
             self._held = []
             self.degrade("store", None)
-        self.degrade("broker", None if self.bus.is_connected else self.bus.last_error)
         self.health.turns += 1
 
     def farewell(self) -> None:
@@ -377,6 +395,9 @@ class Agent:
         wanted = dict(self._predicted)
         at = self.grid.last
         for watch in self.watches:
+            if watch.life.flock is None:
+                for target in self._targets:  # of birds that are gone nothing is to be expected
+                    wanted[self.topics.prediction(watch.house, target)] = b""
             wanted[self.topics.severity(watch.house)] = b"%d" % watch.severity()
             for event in watch.shown(at):
                 wanted[self.topics.warning(watch.house, event.standing.rule)] = json.dumps(alert(event)).encode()
@@ -498,11 +519,13 @@ def _life(change: FlockChange, config: Config) -> dict[str, object]:
     flock = change.flock
     if flock is None:
         return {"state": change.state.value, "flock": None}
+    curve = strain_of(flock.strain).name
     return {
         "state": change.state.value,
         "flock": flock.flock,
         "day_number": day_number(flock, change.at, config.site.days),
         "birds_placed": flock.birds_placed,
+        **({} if is_known(flock.strain) else {"note": f"no curve of {flock.strain!r} is known: {curve}'s is used"}),
     }
 
 
@@ -569,6 +592,13 @@ def run(config: Config, clock: Clock) -> int:
         agent = Agent(config, clock, store, bus, predictor, decoder)
         for wanted, why in missing.items():
             agent.degrade(f"model {wanted}", why)
+        if isinstance(clock, SimulatedClock):
+            agent.degrade("clock", f"simulated ({clock}); remove {config.data.clock_file} to run in real time")
+        start: dict[str, object] = {
+            "version": importlib.metadata.version("flockwatch"),
+            "clock_trusted": clock.is_trusted(),
+        }
+        store.record(events=[Event(clock.now(), "start", detail=start)])
         stop.listen(bus.wake)
         stack.callback(bus.close)
         bus.connect()

@@ -7,9 +7,6 @@ from datetime import UTC, date, datetime
 from enum import IntEnum, StrEnum
 from typing import NamedTuple
 
-UNKNOWN_MONOTONIC = float("-inf")
-"""Stands for "long ago" where a monotonic time is asked for and there was none."""
-
 
 def to_ms(at: datetime) -> int:
     """Return an aware instant as integer milliseconds since 1970 (UTC).
@@ -55,6 +52,10 @@ class TimeQuality(IntEnum):
     ARRIVAL = 2  # the sender gave none: the time of arrival
     LATE = 3  # the sender's, but it reached us out of order
     UNTRUSTED = 4  # our own clock could not be trusted
+
+
+RULE_KINDS = ("deviation", "trend", "mortality", "missing", "silent", "stuck")
+"""The kinds of warning rules: a rule is called ``<kind>`` or ``<kind>-<signal>`` (what each is: agent/rules.py)."""
 
 
 class Severity(IntEnum):

@@ -40,8 +40,9 @@ _NAMES = {
 }
 
 # What usually lies behind a signal that is too low (-1) or too high (+1), the most usual first.
-# Sources: Tabler/Lott on water (a two-day dip is a problem: drinker height, air lock, filter, pressure, sickness);
-# house-computer manuals on feed and ventilation alarms; water also rises in heat and in gut disturbance (Aviagen).
+# Sources (docs/sources.md): Tabler and Lott on water [S48] (a two-day dip is a problem: drinker height, air lock,
+# filter, pressure, sickness); house-computer manuals on feed [S22, S23] and ventilation alarms [S5]; water also rises
+# in heat [S47] and in gut disturbance (Aviagen [S49]). The order is our judgement.
 _CAUSES: dict[tuple[str, int], tuple[str, ...]] = {
     ("water", -1): ("water_line_blocked", "water_meter_fault", "disease", "feed_outage"),
     ("water", 1): ("water_leak", "heat_stress", "gut_disturbance", "water_meter_fault"),
@@ -107,7 +108,14 @@ def direction_of(evidence: Evidence) -> int:
     return -1 if evidence.actual < evidence.expected else 1
 
 
-def explain(rule: WarningRule, standing: Standing, also: Mapping[str, int], where: str, when: str) -> Explanation:
+def explain(
+    rule: WarningRule,
+    standing: Standing,
+    also: Mapping[str, int],
+    where: str,
+    when: str,
+    earlier: Mapping[str, int] | None = None,
+) -> Explanation:
     """Return the words for a warning.
 
     Args:
@@ -116,18 +124,22 @@ def explain(rule: WarningRule, standing: Standing, also: Mapping[str, int], wher
         also: The other signals of the house that are out of their band now, each with its direction (-1 or 1).
         where: The house, flock and day in words.
         when: Since when it stands or stood, in the farm's own time.
+        earlier: Those of ``also`` that left their band before this one, the first one first: what happened to them
+            probably happened to this one, too (feed intake follows a water line that is shut within hours).
     """
     if standing.state is WarningState.NORMAL:  # the last word about it: nobody shall run for that
         over = _OVER.get(standing.reason or Reason.BACK_IN_BAND, "is over")
         began = f" (out of course since {when})" if standing.since is not None else ""
         return Explanation(f"{where}: {_subject(rule)} {over}{began}.", (), _NO_CHECK)
-    causes = _causes(rule, standing, also)
+    causes = _causes(rule, standing, also, earlier or {})
     check_first = _CHECKS.get(causes[0].cause, _LOOK) if causes else _LOOK
     text = f"{where}: {_sentence(rule, standing)}, since {when}. {check_first}"
     return Explanation(text, causes, check_first)
 
 
-def _causes(rule: WarningRule, standing: Standing, also: Mapping[str, int]) -> tuple[Cause, ...]:
+def _causes(
+    rule: WarningRule, standing: Standing, also: Mapping[str, int], earlier: Mapping[str, int]
+) -> tuple[Cause, ...]:
     kind = kind_of(rule.name)
     if kind in _ALONE:
         return tuple(Cause(cause) for cause in _ALONE[kind])
@@ -138,7 +150,8 @@ def _causes(rule: WarningRule, standing: Standing, also: Mapping[str, int]) -> t
     own = _CAUSES.get((signal, direction), ())
     seen = {*also.items(), (signal, direction)}
     first = [cause for pattern, cause in _TOGETHER if (signal, direction) in pattern and pattern <= seen]
-    return tuple(Cause(cause) for cause in _distinct([*first, *own]))
+    root = [_CAUSES[found][0] for found in earlier.items() if found in _CAUSES][:1]
+    return tuple(Cause(cause) for cause in _distinct([*first, *root, *own]))
 
 
 def _distinct(causes: Sequence[str]) -> list[str]:

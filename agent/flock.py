@@ -160,7 +160,5 @@ def _thin(house: str, flock: Flock, command: Thin, at: datetime, days: FarmDays)
 
 
 def _end(house: str, flock: Flock, command: End, at: datetime, days: FarmDays) -> FlockChange:
-    ended = replace(
-        flock, ended_at=_when(command, flock, at, days), slaughter_weight_g=command.slaughter_weight_g
-    )
+    ended = replace(flock, ended_at=_when(command, flock, at, days), slaughter_weight_g=command.slaughter_weight_g)
     return FlockChange(at, "end", house, HouseState.EMPTY, ended, {"by": command.by})

@@ -1,5 +1,7 @@
 """When a warning rises and clears: deadband, on-delay, off-delay, shelving, suppression (ISA-18.2 / IEC 62682). Pure.
 
+The states bear the standards' names, which we read second-hand (docs/sources.md).
+
 ::
 
     normal ──limit crossed──> pending ──on-delay over──> active <──worse── acknowledged

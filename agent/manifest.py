@@ -83,16 +83,22 @@ class ModelFile(Part):
 class Grid(Part):
     """The rows of a tensor: ``length`` steps of ``step_s``, oldest first.
 
-    ``end``: steps that end at the window's end. ``day``: farm days; the last row is the farm day so far.
+    ``align``: ``end`` = steps that end at the window's end; ``day`` = farm days, the last row the farm day so far.
+    ``end``: ``now`` = nothing later than the window's end; ``horizon`` = the window ends with the horizon that is
+    expected: what an expectation may take as given, such as light and weather. That is known when the agent looks back
+    to judge, and missing in a forecast.
     """
 
     step_s: Positive
     length: Positive
     align: Literal["end", "day"] = "end"
-    end: Literal["now"] = "now"
+    end: Literal["now", "horizon"] = "now"
 
     @model_validator(mode="after")
     def _is_kept(self) -> Self:
+        if self.end == "horizon" and self.align == "day":
+            message = "end = 'horizon' goes with align = 'end': a horizon is no farm day"
+            raise ValueError(message)
         if self.align == "day":
             if self.step_s != DAY_S:
                 message = f"align = 'day' means farm days: step_s is {DAY_S}, not {self.step_s}"
@@ -263,6 +269,10 @@ class Manifest(Part):
         names = [i.name for i in self.input] + [i.mask for i in self.input if i.mask] + [o.name for o in self.output]
         if doubled := {n for n in names if names.count(n) > 1}:
             message = f"the tensor name {min(doubled)!r} stands twice"
+            raise ValueError(message)
+        late = [i.name for i in self.input if i.grid is not None and i.grid.end == "horizon"]
+        if late and self.task != "expect":
+            message = f"input {late[0]!r} ends with the horizon, and only task 'expect' is judged in hindsight"
             raise ValueError(message)
         if self.task == "expect" and (
             bare := [o.name for o in self.output if o.meaning == "quantiles" and o.of is None]

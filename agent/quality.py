@@ -208,6 +208,10 @@ class QualityJudge:
         rhythm_ms = None if series is None else series.rhythm_ms()
         return self._known.rhythms_s.get(key) if rhythm_ms is None else rhythm_ms / 1000
 
+    def rhythms_s(self) -> dict[SeriesKey, float]:
+        """Return the usual seconds between two readings of every series for which they are known."""
+        return {key: rhythm_s for key in self._series if (rhythm_s := self.rhythm_s(key)) is not None}
+
     def restore(self, known: Known) -> None:
         """Take back what was known before a restart; all else is learnt again within a few readings."""
         self._known = known

@@ -7,7 +7,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -66,6 +66,7 @@ class Summary:
     warnings: int = 0
     predictions: int = 0
     seconds: float = 0.0
+    blank: int = 0  # rows without a value
 
     def __str__(self) -> str:
         """Return the figures on one line."""
@@ -73,6 +74,7 @@ class Summary:
         return (
             f"{self.readings:,} readings in {self.seconds:.1f} s ({rate:,.0f}/s), {self.instants:,} instants judged: "
             f"{self.warnings:,} warnings, {self.predictions:,} predictions"
+            + (f"; {self.blank:,} rows without a value" if self.blank else "")
         )
 
 
@@ -108,9 +110,13 @@ class _Results:
         """Take what one house's judgement brought."""
         for event in outcome.warnings:
             self._warning(event)
-        self.prediction_count += len(outcome.predictions)
+        told: set[tuple[str, date]] = set()  # the slaughter day may be in two days: that is said once
         for made in outcome.predictions:
             target_on = self._config.site.days.date_of(made.target_at)
+            if (made.target, target_on) in told:
+                continue
+            told.add((made.target, target_on))
+            self.prediction_count += 1
             figures = (f"{figure:.6g}" for figure in (made.p10, made.p50, made.p90))
             self._predictions.writerow(
                 (
@@ -206,7 +212,7 @@ class Replay:
             begins.append(datetime.fromtimestamp(recording.days[0] * 86_400, UTC))
         if not begins:
             return 0, 0
-        at_ms = to_ms(min(begins)) // _GRID_MS * _GRID_MS
+        at_ms = to_ms(min(begins)) // _GRID_MS * _GRID_MS - _GRID_MS  # the first instant is judged, too
         end_ms = -(-to_ms(until) // _GRID_MS) * _GRID_MS
         waiting = list(reversed(commands))
         blocks = recording.blocks()
@@ -284,7 +290,8 @@ def replay(
         played = Replay(config, predictor, houses)
         observed, judged = played.run(recording, commands, results, max(last, default=datetime.fromtimestamp(0, UTC)))
         warnings = results.finish()
-    return Summary(observed, judged, warnings, results.prediction_count, time.monotonic() - began)
+    took = time.monotonic() - began
+    return Summary(observed, judged, warnings, results.prediction_count, took, recording.skipped_blank)
 
 
 def _commands(
@@ -300,14 +307,16 @@ def _commands(
         sex = flock.sex if flock.sex in {"male", "female", "mixed"} else None
         place = Place(action="place", flock=flock.flock, placed_on=flock.placed_on, sex=sex, **facts)
         yield days.start_of(flock.placed_on), flock.house, place
-        if line.ended_on is None:
-            continue
-        end_at = days.start_of(line.ended_on + timedelta(days=1))
         begins = days.start_of(flock.placed_on)
         next_at = None
         if following is not None and following.flock.house == flock.house:
             next_at = days.start_of(following.flock.placed_on)
-            end_at = min(end_at, next_at)
+        ends = [next_at] if next_at is not None else []
+        if line.ended_on is not None:
+            ends.append(days.start_of(line.ended_on + timedelta(days=1)))
+        if not ends:
+            continue
+        end_at = min(ends)
         if any(
             house == flock.house and command.action == "end" and begins <= at and (next_at is None or at <= next_at)
             for at, house, command in told

@@ -131,7 +131,7 @@ class Recording:
 
 
 def spool_readings(path: Path, folder: Path, zone: ZoneInfo) -> Recording:
-    """Read ``readings.csv`` into day files below ``folder``; a row without a value is no reading and is counted.
+    """Read ``readings.csv`` into day files below ``folder``; a row without a value (blank, or NaN) is no reading and is counted.
 
     Raises:
         ReplayFileError: a line is wrong; the message names it.
@@ -141,7 +141,7 @@ def spool_readings(path: Path, folder: Path, zone: ZoneInfo) -> Recording:
     instants: dict[str, tuple[int, TimeQuality]] = {}
     buffers: defaultdict[int, list[tuple[int, float, int, int]]] = defaultdict(list)
     buffered = 0
-    isfinite = math.isfinite
+    isnan, isinf = math.isnan, math.isinf
     with _rows(path, READINGS_HEADER) as rows:
         for row in rows:
             if not row:
@@ -163,7 +163,10 @@ def spool_readings(path: Path, folder: Path, zone: ZoneInfo) -> Recording:
                     recording.skipped_blank += 1
                     continue
                 value = float(value_text)
-                if not isfinite(value):
+                if isnan(value):  # how many programs write a missing value
+                    recording.skipped_blank += 1
+                    continue
+                if isinf(value):
                     message = f"value {value_text!r} is no finite number"
                     raise ValueError(message)  # noqa: TRY301  # one place says file and line
             except ValueError as e:
@@ -232,10 +235,10 @@ def read_flocks(path: Path) -> list[RecordedFlock]:
     for earlier, later in pairwise(flocks):
         if earlier.flock.house != later.flock.house:
             continue
-        if earlier.ended_on is None or earlier.ended_on > later.flock.placed_on:
+        if earlier.ended_on is not None and earlier.ended_on > later.flock.placed_on:
             message = (
                 f"{path}: flock {later.flock.flock!r} is placed in {later.flock.house} on {later.flock.placed_on} "
-                f"while {earlier.flock.flock!r} is there until {earlier.ended_on or 'an unknown day'}"
+                f"while {earlier.flock.flock!r} is there until {earlier.ended_on}"
             )
             raise ReplayFileError(message)
     return flocks

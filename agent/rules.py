@@ -2,6 +2,8 @@
 
 A rule is called ``<kind>`` or ``<kind>-<signal>``; ``[warnings.rules.<name>]`` of the configuration overrides single
 fields. What a kind looks at is in ``agent/watch.py``, its words are in ``agent/explain.py``.
+
+The S and F numbers are those of docs/sources.md; "our judgement" marks what has no source.
 """
 
 from __future__ import annotations
@@ -40,8 +42,10 @@ class Kind:
 
 
 KINDS = {
-    # The threshold multiplies the model's own (its manifest); delays are our judgement: a line that is shut for a
-    # quarter of an hour is a refilled tank, for an hour it is a fault.
+    # The threshold multiplies the model's own (its manifest). Our judgement: the delays (a line that is shut for a
+    # quarter of an hour is a refilled tank, for an hour it is a fault; what a trend says is of a day, and can wait two
+    # hours); the deadband (back is what is well inside the band, or a value at its edge would come and go); the first
+    # days (chicks that are settling in, and a day's sum that needs whole days behind it).
     "deviation": Kind(
         "the last hour of a signal leaves the band that the model expects of this flock, at this age and hour",
         "multiples of the model's own threshold",
@@ -66,7 +70,9 @@ KINDS = {
         _WITH_BIRDS,
         first_day=3,
     ),
-    # The usual definition of an outbreak on commercial flocks: at least 0.30 % dead in a day and 3 x the 7-day median
+    # The definition of an outbreak used on commercial flocks: at least 0.30 % dead in a day and at least three times
+    # the trailing 7-day median, from day 8 on [F1]. Our judgement: no on-delay (a day's dead are counted, not
+    # measured); half a day until it is over (the next count is a day later); the deadband, a fifth of the threshold.
     "mortality": Kind(
         "the day's dead and culled reach the threshold and three times the median of the last seven days",
         "share of the living birds per day",
@@ -79,7 +85,8 @@ KINDS = {
         _WITH_BIRDS | {HouseState.THINNED},
         first_day=8,  # the first week's dead chicks are no outbreak
     ),
-    # Twice the sample time is the sensor makers' own mark of an inactive sensor; a warning waits longer than that
+    # Twice the sample time is a sensor maker's own mark of an inactive sensor [S9]. Our judgement: three times, and
+    # half an hour more, because a warning calls somebody; one reading ends it at once. The same for a whole house.
     "missing": Kind(
         "a sensor that reported is silent",
         "multiples of its own usual interval",
@@ -102,6 +109,7 @@ KINDS = {
         0.0,
         _OCCUPIED,
     ),
+    # The time is the catalogue's, agent/signals.py; our judgement: it is long enough, so nothing is added to it
     "stuck": Kind(
         "a sensor repeats one value for longer than a living house can",
         "share of the time after which the catalogue calls it stuck",

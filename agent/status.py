@@ -148,6 +148,10 @@ def status_lines(value: Mapping[str, Any]) -> list[str]:
     rejected = sum(health.get("rejected", {}).values())
     if rejected:
         lines.append(f"rejected {rejected:,} since the start: {_counted(health['rejected'])}")
+    if health.get("retained_ignored"):
+        lines.append(f"ignored  {health['retained_ignored']:,} retained messages on sensor topics")
+    if health.get("unknown_signals"):
+        lines.append(f"unknown  signals without a unit or limits: {', '.join(health['unknown_signals'])}")
     if health.get("unknown_houses"):
         lines.append(f"unknown  houses that are not configured: {', '.join(health['unknown_houses'])}")
     if health.get("gap_count"):

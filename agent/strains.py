@@ -1,7 +1,7 @@
 """Breed curves: what a flock of a strain weighs and eats at each age under good management, as hatched (both sexes).
 
 Objectives of the breeders, not field averages: field flocks are usually below. ``edition`` matters: editions of the
-same strain differ by 60 g at 35 days.
+same strain differ by 60 g at 35 days [S40]. The S numbers are those of docs/sources.md: we read the tables second-hand.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Strain:
     feed_g: tuple[int, ...]  # eaten on that day, per bird
 
 
-# Aviagen, Ross 308 / Ross 308 FF Broiler Performance Objectives 2022, as hatched, days 0 to 56
+# Aviagen, Ross 308 / Ross 308 FF Broiler Performance Objectives 2022, as hatched, days 0 to 56 [S34, S35]
 ROSS_308 = Strain(
     "ross308",
     "Aviagen 2022",
@@ -35,8 +35,8 @@ ROSS_308 = Strain(
     ),
 )  # fmt: skip
 
-# Cobb-Vantress, Cobb 500 Broiler Performance & Nutrition Supplement 2022, as hatched, days 0 to 56. The daily intake
-# is derived: weight x cumulative feed conversion of each week in the same table (d7 .891 ... d56 1.842), interpolated.
+# Cobb-Vantress, Cobb 500 Broiler Performance & Nutrition Supplement 2022, as hatched, days 0 to 56 [S38]. The daily
+# intake is derived: weight x cumulative feed conversion of each week (d7 .891 ... d56 1.842), interpolated.
 _COBB_500_WEIGHT_G = (
     42, 55, 71, 90, 112, 138, 168, 202, 240, 283, 330, 382, 440, 503, 570, 639, 711, 786, 864, 945, 1029, 1116,
     1205, 1296, 1390, 1486, 1583, 1682, 1783, 1886, 1989, 2094, 2200, 2306, 2413, 2521, 2629, 2738, 2846, 2954,
@@ -65,6 +65,15 @@ STRAINS = {strain.name: strain for strain in (ROSS_308, COBB_500)}
 DEFAULT_STRAIN = ROSS_308  # the most common in Europe; used where nobody said
 
 
+def is_known(name: str | None) -> bool:
+    """Tell whether a strain has a curve here; one that nobody named has the default's."""
+    return name is None or _plain(name) in STRAINS
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
+
+
 def strain_of(name: str | None) -> Strain:
     """Return the curve for a strain as people write it ("Ross 308", "ROSS-308"); an unknown one gets the default."""
-    return STRAINS.get("".join(c for c in (name or "").lower() if c.isalnum()), DEFAULT_STRAIN)
+    return STRAINS.get(_plain(name or ""), DEFAULT_STRAIN)

@@ -123,13 +123,18 @@ def _add_replay(subparsers: Subparsers) -> None:
 
 
 def _replay(arguments: argparse.Namespace) -> int:
-    from agent.bundles import load_bundles, shipped_directory  # noqa: PLC0415  # as above
+    from agent.bundles import load_bundles, shipped_directory, versions_in  # noqa: PLC0415  # as above
     from agent.predict import Predictor  # noqa: PLC0415
     from agent.replay import replay  # noqa: PLC0415
 
     config = load_config(arguments.config)
     directory = arguments.bundles or config.models.directory or shipped_directory()
-    predictor = Predictor.load(load_bundles(directory, config.models.use), config.site.days, config.models.threads)
+    chosen = arguments.bundles is None or "use" in config.models.model_fields_set
+    use = config.models.use if chosen else tuple(versions_in(directory))  # all that lie there, whatever their names
+    if not use and not chosen:
+        message = f"--bundles {directory}: no bundle lies there, as <name>/<version>/manifest.toml"
+        raise BundleError(message)
+    predictor = Predictor.load(load_bundles(directory, use), config.site.days, config.models.threads)
     if predictor.refused:
         raise BundleError("\n".join(f"{refused.bundle}: {refused.reason}" for refused in predictor.refused))
     print(replay(config, predictor, arguments.readings, arguments.flocks, arguments.events, arguments.out))
@@ -207,8 +212,8 @@ def _flock_command(arguments: argparse.Namespace) -> int:
         message = f"no broker, nothing done: {e}"
         raise BrokerError(message) from e
     if answer is None:
-        said = "queued, the agent is not running: the broker gives it the command when it is back"
-        print(f"flockwatch: {said}", file=sys.stderr)
+        message = "queued, the agent is not running: the broker gives it the command when it is back"
+        print(f"flockwatch: {message}", file=sys.stderr)
         return 1
     value = json.loads(answer)
     if not value["ok"]:
@@ -216,6 +221,8 @@ def _flock_command(arguments: argparse.Namespace) -> int:
         return 1
     flock = f", flock {value['flock']}" if value.get("flock") else ""
     print(f"{arguments.house}: {value['done']} done; the house is {value['state']}{flock}")
+    if value.get("note"):
+        print(f"{arguments.house}: note: {value['note']}")
     return 0
 
 

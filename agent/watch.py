@@ -59,20 +59,23 @@ GRID = timedelta(minutes=10)
 FAST = timedelta(hours=6)
 """An expectation over less than this is judged as a deviation, over more as a trend."""
 
-HOLD = {"deviation": timedelta(days=2), "trend": timedelta(days=4)}
+HOLD = {"deviation": timedelta(days=2), "trend": timedelta(days=4)}  # our judgement, as the other times here
 """How long models look at the course before a warning instead of at the fault; after that the new course is normal."""
 
-MASKED_AFTER = timedelta(hours=12)
+MASKED_AFTER = timedelta(hours=24)
 """How long a fault that is over stays masked from the models, so that its recovery is no second fault. No longer: what
 is masked cannot be learnt, and were the warning false, a model that is kept blind would only repeat it."""
 
 KNOWN_SHARE = 0.75
 """So much of its course so far must have been measured before a flock is held against it: two nights of three."""
 
+OLDEST_DAY = 56
+"""The breed curves end at this age, and no model is asked beyond it: a flock that nobody ended does not grow on."""
+
 EPOCH = from_ms(0)
 
 MORTALITY_FACTOR = 3.0
-"""An outbreak is at least so many times the median of the seven days before it."""
+"""An outbreak is at least so many times the median of the seven days before it (docs/sources.md, outbreaks)."""
 
 SEVERITY_STEPS = ((3.0, 2), (2.0, 1))
 """A score of 2 thresholds is one step worse than the rule's own severity, 3 two steps; never above MAJOR by itself."""
@@ -219,7 +222,7 @@ class HouseWatch:
         against it: nothing has to be remembered from one run to the next. Without a flock there is nothing to feed.
         """
         flock = self.life.flock
-        if flock is None or day_number(flock, at, self.days) < 0:
+        if flock is None or not 0 <= day_number(flock, at, self.days) <= OLDEST_DAY:
             return []
         context = self._context(flock)
         specs = due.model.manifest.input
@@ -228,7 +231,7 @@ class HouseWatch:
         inputs: list[tuple[str | None, HouseInputs]] = []
         for horizon in dict.fromkeys(horizon for output in due.outputs for horizon in output.horizons):
             back = timedelta(seconds=horizon_s(horizon) or 0)
-            inputs.append((horizon, self.window.inputs(specs, at - back, context, self._masks(at))))
+            inputs.append((horizon, self.window.inputs(specs, at - back, context, self._masks(at), ahead=back)))
         return inputs
 
     def _masks(self, at: datetime) -> Masks:
@@ -368,7 +371,20 @@ class HouseWatch:
                 quantiles = result.outputs[output.name][output.horizons.index(result.horizon)]
                 scale = self._scale(feature, context, at)
                 evidence[name] = self._held_against(name, output, feature, quantiles, actual, scale, result)
+                if self._is_told_already(name, at):
+                    evidence[name] = replace(evidence[name], score=None, why="its last day holds a fault that was told")
         return evidence
+
+    def _is_told_already(self, name: str, at: datetime) -> bool:
+        """Tell whether a trend's day holds a deviation of the same signal, and would only repeat it a day later."""
+        if kind_of(name) != "trend":
+            return False
+        told = f"deviation-{_signal_of(name)}"
+        stands = self.standings.get(told)
+        begin = at - self._spans.get(name, GRID)
+        return (stands is not None and stands.state in PUBLISHED_STATES) or any(
+            rule == told and end > begin for rule, _, end in self._faults
+        )
 
     def _judged_outputs(self, manifest: Manifest, horizon: str) -> _Judged:
         """Return a model's outputs for ``horizon``; the same object each time, as the window's plans hang on it."""
@@ -512,7 +528,7 @@ class HouseWatch:
         where = self.house if flock is None else f"{self.house}, flock {flock.flock}, day {age}"
         since = (standing.since or at).astimezone(self.days.zone)
         when = f"{since:%H:%M}" if at - (standing.since or at) < timedelta(hours=20) else f"{since:%H:%M on %-d %B}"
-        words = explain(rule, standing, self._also(name), where, when)
+        words = explain(rule, standing, self._also(name), where, when, self._also(name, before=standing.since or at))
         return WarningEvent(
             at=at,
             before=before,
@@ -526,11 +542,16 @@ class HouseWatch:
             check_first=words.check_first,
         )
 
-    def _also(self, name: str) -> dict[str, int]:
-        """Return the other signals that are out of their course now, each with its direction."""
+    def _also(self, name: str, before: datetime | None = None) -> dict[str, int]:
+        """Return the other signals that are out of their course now, each with its direction, the first one first.
+
+        ``before``: only those that left it before this.
+        """
         also: dict[str, int] = {}
-        for standing in self.standings.values():
+        for standing in sorted(self.standings.values(), key=lambda s: s.since or EPOCH):
             if standing.rule == name or standing.state not in _OUT_OF_COURSE or standing.evidence is None:
+                continue
+            if before is not None and (standing.since or EPOCH) >= before:
                 continue
             if kind_of(standing.rule) in _MODELLED:
                 also[_signal_of(standing.rule)] = direction_of(standing.evidence)

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -124,6 +124,7 @@ class HouseInputs:
         return self.measured[signal, max(steps)] if steps else 1.0
 
 
+_NEVER = timedelta(days=2 * KEPT_DAYS)  # so far ahead nothing is measured
 _NO_TIMES: I64 = np.empty(0, np.int64)
 _NO_BIRDS: F64 = np.empty(0, np.float64)
 
@@ -561,15 +562,22 @@ class Window:
         at: datetime,
         flock: FlockContext | None,
         masked: Masks | None = None,
+        *,
+        ahead: timedelta | None = None,
     ) -> HouseInputs:
-        """Return all tensors that a model wants, masks under their own names; see ``tensor``."""
+        """Return all tensors that a model wants, masks under their own names; see ``tensor``.
+
+        ``ahead``: how long the horizon is that is judged in hindsight: grids that end with it are measured up to there.
+        None: a forecast, where they are missing.
+        """
         tensors: dict[str, Floats] = {}
         measured: dict[tuple[str, int], float] = {}
         coverages = []
         for spec in specs:
-            window = self.tensor(spec, at, flock, masked)
+            is_later = spec.grid is not None and spec.grid.end == "horizon"
+            window = self.tensor(spec, at + (ahead or _NEVER) if is_later else at, flock, masked)
             tensors[spec.name] = window.values
-            if spec.grid is not None:
+            if spec.grid is not None and not is_later:
                 coverages.append(window.coverage)
                 measured |= {(signal, spec.grid.step_s): share for signal, share in window.measured.items()}
             if spec.mask is not None and window.mask is not None:

@@ -1,4 +1,4 @@
-"""What the tests share: a real MQTT broker on a free loopback port, and the real programs on a data folder of their own."""
+"""What the tests share: a real MQTT broker on a free port, and the real programs on a data folder of their own."""
 
 from __future__ import annotations
 

@@ -48,9 +48,10 @@ def _expect(expected: Sequence[Expected], persistence: float, house_days: float)
             e.name,
             e.unit,
             f"{e.instants:,}",
-            f"{e.error:.3g}",
             f"{e.yesterday:.3g}",
-            f"**{1 - e.error / e.yesterday:.0%}**",
+            f"{e.forecast:.3g}",
+            f"{e.error:.3g}",
+            f"**{1 - e.forecast / e.yesterday:.0%}, {1 - e.error / e.yesterday:.0%}**",
             f"{e.pinball:.3g}",
             f"{e.interval80:.0%}",
             f"{e.below:.0%} / {e.above:.0%}",
@@ -61,11 +62,13 @@ def _expect(expected: Sequence[Expected], persistence: float, house_days: float)
     total = sum(e.false_below + e.false_above for e in expected)
     return f"""## expect
 
-Mean absolute error in the output's unit (water and feed per live bird), against "same as yesterday" at the same
-instants; share of actual values within p10 to p90 (80 % is right), below and above it (10 % is right).
+Mean absolute error in the output's unit (water and feed per live bird) of "same as yesterday", of `expect` as a
+forecast, and of `expect` in hindsight, when the light and the temperatures of the hour or day are known: so the agent
+judges. "Better by" is against yesterday, as a forecast and in hindsight; then, in hindsight, the share of actual values
+within p10 to p90 (80 % is right), below and above it (10 % is right).
 
-| output | unit | instants | error | yesterday | better by | pinball | within | below / above |
-|---|---|---|---|---|---|---|---|---|
+| output | unit | instants | yesterday | forecast | hindsight | better by | pinball | within | below / above |
+|---|---|---|---|---|---|---|---|---|---|
 {rows}
 
 "As warm as in the last ten minutes" misses the next hour by {persistence:.3g} Cel.

@@ -3,8 +3,8 @@
 Rates are per bird and day unless they say otherwise; every array has one entry for each house. A house without
 birds has ``alive`` 0 and nothing flows.
 
-Sources: see ``params``; [S71] coccidiosis, [S47]/[S48] water and heat, [S64] mortality
-by age, [S16b] ammonia, [S74] heat.
+Sources, with the numbers of docs/sources.md: see ``params``; [S71] coccidiosis, [S47]/[S48] water and heat, [S64]
+mortality by age, [S16b] ammonia, [S74] heat. "assumed" is our judgement, as there.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ NIGHT_FROM_DAY = 7  # from then on at least 6 h of dark [S55]
 DAWN_MIN = 15  # dimming; assumed
 FIRST_WEEK_LUX = 1.6  # chicks get more light; assumed
 MORNING_H, EVENING_H = 0.8, 1.2  # how long the meals after lights-on and before lights-off last; assumed
-DARK_ACTIVITY = 0.75  # heat in the dark as a share of that in the light; CIGR gives a day's wave of this size
+DARK_ACTIVITY = 0.75  # heat in the dark as a share of that in the light; CIGR gives a day's wave; size assumed
 
 INTAKE_TO_GAIN = (
     2.1  # 5 days after infection intake is 19.0 % and gain 39.8 % down [S71]: a point of intake, 2.1 of gain
 )
 DISEASE_INTAKE = 0.19  # [S71]
 DISEASE_WATER = 0.10  # at its worst: the gut loses water, so water falls less than feed [S49, size assumed]
-DISEASE_DEATHS = 0.006  # a day more at the worst; real outbreaks begin at 0.3 % a day
+DISEASE_DEATHS = 0.006  # a day more at the worst; assumed: an outbreak begins at 0.3 % a day [F1]
 DISEASE_DEATHS_LAG_S = 1.5 * DAY_S  # the dead follow the sick; assumed
 CATCH_UP_S = 6 * HOUR_S  # how quickly a missed meal is made up: "dips rebound the next day" [S48]
 CATCH_UP_MOST = 0.5  # but at most this much faster than usual; assumed
 FORGET_S = DAY_S  # what was missed longer ago is not made up; assumed
 CROP_S = 12 * HOUR_S  # growth follows the intake of about half a day; assumed
 
-UNEVEN_DEATHS = 0.25  # log sd of one day's mortality around its pattern; assumed from real flocks
+UNEVEN_DEATHS = 0.25  # log sd of one day's mortality around its pattern; assumed
 _MORTALITY_DAYS = (0, 1, 2, 3, 4, 5, 6, 7, 9.5, 30, 45, 56, 70)
 # % a day: peak on days 3 to 4, low from day 9, flat to 30, slowly up to 45, then faster [S64, shape]; the first week
 # sums to 1.2 % (1.30 to 1.42 % in Taiwan [S63]) and 35 days to 2.6 % (2.0 to 6.2 % in European flocks [S42])
@@ -231,7 +231,7 @@ class Birds:
         usual = self._tables.mortality[row] * self._mortality * np.exp(self._uneven - UNEVEN_DEATHS**2 / 2)
         usual = usual * (1 + 0.3 * np.where(self.age < 7, did.cold, 0))  # chilled chicks; assumed
         ill = DISEASE_DEATHS * self._dying
-        dry = 0.01 * np.maximum(0.4 - self._watered, 0)
+        dry = 0.01 * np.maximum(0.4 - self._watered, 0)  # a shut line costs up to 0.4 % a day; assumed
         # 20 to 30 min above 36 Cel in still air kill [S74]: from 35.5 on, 5 % an hour at 37, half of all at 39
         heat = 24 * 0.015 * limit(felt - 35.5, 0, 6) ** 3
         dead = self.alive * -np.expm1(-(usual + ill + dry + heat) * step)

@@ -3,8 +3,9 @@
 One well-mixed volume of air and one mass (litter, floor) per house. Within a sub-step ventilation and heating stand
 still, so every balance is linear and is solved exactly: it cannot blow up, whatever the step.
 
-Sources: [S60] CIGR 2002 heat and moisture, Pedersen 2008 carbon dioxide; [S61] ammonia; [S51] Aviagen 2018 minimum
-ventilation; [S32] SKOV Viper set points and heat offset. Section numbers are the dossier's.
+Sources, with the numbers of docs/sources.md: [S60] CIGR 2002 heat and moisture, Pedersen 2008 carbon dioxide; [S61]
+ammonia; [S51] Aviagen 2018 minimum ventilation; [S32] SKOV Viper set points and heat offset. "derived" are the figures
+so called there, "assumed" is our judgement.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-SUBSTEP_S = 200.0  # the controller looks about as often as the air of a full house is changed (2.9)
-OUTSIDE_CO2_PPM = 420.0
-AIR_J_M3K = 1_206.0  # 1.2 kg/m3 x 1005 J/(kg K)
+SUBSTEP_S = 200.0  # the controller looks about as often as the air of a full house is changed; derived
+OUTSIDE_CO2_PPM = 420.0  # fresh air of these years; common knowledge
+AIR_J_M3K = 1_206.0  # 1.2 kg/m3 x 1005 J/(kg K) (physics)
 MIN_VENT_M3H_KG = 0.864  # x kg^0.75 per bird [S51]
 HEAT_W_KG = 10.62  # x kg^0.75 per bird [S60]
 EVAPORATION_KJ_KG = 2_501.0  # [S60]
 NH3_NEW_LITTER_G = 0.024  # per bird and day for every day of age, from day 6 on [S61]
-NH3_FIRST_DAY = 6.0
-NH3_G_M3_PPM = 0.70e-3  # of 1 ppm at 20 Cel (2.5)
+NH3_FIRST_DAY = 6.0  # [S61]
+NH3_G_M3_PPM = 0.70e-3  # of 1 ppm at 20 Cel: 17.03 g/mol in 24.05 l/mol (ideal gas)
 BURNER_CO2_M3_J = 0.118 / 3.6e6  # propane: 0.233 kg of CO2 per kWh, 1.98 kg/m3 (chemistry)
 BURNER_WATER_G_J = 140 / 3.6e6  # propane: 1.63 kg of water per kg, 11.6 kWh/kg at full heat (chemistry)
 
@@ -40,19 +41,20 @@ SET_DAYS = (0, 1, 7, 14, 21, 28, 35, 42, 49)
 SET_CEL = np.array(
     [
         (34.0, 34.0, 30.0, 28.0, 26.0, 23.0, 21.0, 19.0, 19.0),  # SKOV Viper [S32]
-        (31.0, 30.6, 28.0, 27.0, 25.0, 24.0, 23.0, 22.0, 21.0),  # targets of a real house
+        (31.0, 30.6, 28.0, 27.0, 25.0, 24.0, 23.0, 22.0, 21.0),  # targets of a real house [F2]
     ]
 )
 HEAT_OFFSET_CEL = (0.1, 0.1, 0.2, 0.5, 1.0, 1.0, 1.5, 2.0, 2.0)  # heating begins this much below [S32]
 SET_HUMIDITY = (50.0, 50.0, 50.0, 60.0, 65.0, 70.0, 77.0, 85.0, 85.0)  # [S32]
 EMPTY_CEL = 8.0  # frost guard of an empty house; assumed
 EMPTY_VENT_SHARE = 0.03  # doors and leaks of an empty house, of all fans; assumed
-WASH_VENT_SHARE = 0.3
+WASH_VENT_SHARE = 0.3  # our judgement: fans run to dry a washed house, far below their most
 LEAK_AIR_CHANGES_H = 0.15  # what comes in with every fan off; assumed
-EMERGENCY_FROM_K, EMERGENCY_FULL_K = 5.0, 11.0  # emergency openings, above the set point (beyond the hard alarms, 1.3)
+# emergency openings, above the set point: beyond the hard alarm at 4 K [S4]; assumed
+EMERGENCY_FROM_K, EMERGENCY_FULL_K = 5.0, 11.0
 EMERGENCY_S = 300.0  # how slowly they move; assumed
 EMERGENCY_AIR_CHANGES_H = 6.0  # through them at 10 K between in and out, with the root of the difference; assumed
-CHILL_CEL = 4.0  # how much cooler full ventilation feels: some K per m/s at 1 to 1.5 m/s [S32, chill factor]
+CHILL_CEL = 4.0  # how much cooler full ventilation feels: chill factor of 2.5 to 8 [S32] at 1 to 1.5 m/s; assumed
 
 
 def minimum_ventilation(weight_kg: Array) -> Array:

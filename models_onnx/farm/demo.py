@@ -126,9 +126,11 @@ def run_demo(args: argparse.Namespace) -> int:
     finally:
         view.close()
     if failed is None:
-        programs.seal()
+        sealed = programs.seal()
         view.summary(_status(config_path), clock)
-        return 0
+        if sealed:
+            return 0
+        failed = f"not everything could be sealed and pushed: see {directory / 'sync.log'}"
     print(f"flockwatch: {failed}", file=sys.stderr)
     return 1
 
@@ -263,10 +265,10 @@ class _Programs:
                 process.kill()
                 process.wait()
 
-    def seal(self) -> None:
-        """Bring what is left into the lake and to the cloud folder."""
+    def seal(self) -> bool:
+        """Bring what is left into the lake and to the cloud folder; tell whether all of it is there."""
         with (self.directory / "sync.log").open("ab") as log:
-            subprocess.run(
+            done = subprocess.run(
                 [sys.executable, "-m", "agent.cli", "sync", "--once", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -274,6 +276,7 @@ class _Programs:
                 check=False,
                 timeout=10 * STOP_WITHIN_S,
             )
+        return done.returncode == 0
 
 
 def _show(

@@ -58,7 +58,7 @@ UNSEEN_S = 1800  # the step of everything that nobody looks at
 BEFORE = timedelta(days=2)  # how long before the first placement the farm begins: it pre-heats
 DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
 FIRST_WEEK_LUX = 1.6  # chicks get more light; common practice, assumed
-WASH_LUX = 50.0
+WASH_LUX = 50.0  # our judgement: people work in it
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Faults by name: how they are written, what they do, and the ground truth of when and where they were.
 
 Effects are sizes between 0 (nothing) and 1 (all of it); ``FaultPlan.size_at`` gives them for all houses at an instant,
-and the physics takes them from there. To add a fault, add a row to ``FAULTS`` and use its size where it acts.
+and the physics takes them from there. To add a fault, add a row to ``FAULTS`` and use its size where it acts. S71 is
+Poultry Science 2023, 102(11):103021 (docs/sources.md).
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ class FaultKind:
 FAULTS = {
     kind.name: kind
     for kind in (
-        # a step to 0 to 50 % of one meter's flow [dossier 2.8, assumed]
+        # our judgement, here and where nothing is said: a step that leaves little; no source has figures
         FaultKind("water_line_blocked", "severity is the share of the water that does not come", severity=0.85),
         FaultKind("feed_outage", "severity is the share of the feed that the augers do not bring"),
         FaultKind("ventilation_failure", "severity is the share of the fans' capacity that is lost", severity=0.97),
         FaultKind("heater_failure", "severity is the share of the heat that is lost"),
-        # the course of S71: intake -19 %, gain -40 % at its worst, five thirteenths of the way through
+        # the course of [S71]: intake -19 %, gain -40 % at its worst, five thirteenths of the way through
         FaultKind("disease", "severity scales the course of a coccidiosis challenge", hours=7 * 24),
         FaultKind("sensor_stuck", "the sensor repeats its last value"),
     )

@@ -21,10 +21,10 @@ HOUR_MS = 3_600_000
 
 PREHEAT_H = 36  # heating before the chicks come; common practice, assumed
 WITHDRAWAL_H = 8  # without feed before the catch, so that the gut is empty; common practice, assumed
-THIN_WITHDRAWAL_H = 6
+THIN_WITHDRAWAL_H = 6  # our judgement: shorter, because those that stay want to eat
 CATCH_H = 4  # what a catch takes; assumed
-WASH_AFTER_H = 24
-WASH_H = 48
+WASH_AFTER_H = 24  # our judgement: a day to take the litter out
+WASH_H = 48  # our judgement: two days of washing and disinfection
 PLACED_AT = time(12)  # chicks come by lorry around noon; assumed
 
 

@@ -4,9 +4,10 @@ Three sets of ranges: farms of ``train`` and ``validation`` come from the same r
 those of ``test`` are partly another physics (other constants, another controller, another weigher), so that a model
 which only learnt this simulator's habits shows it.
 
-Sources: S numbers are the project's dossier of public figures (S32 SKOV Viper curves, S42 European flocks, S44/S45
-water to feed, S51 Aviagen 2018 minimum ventilation, S55 lighting law 2007/43/EC, S56/S57 house sizes, S60 CIGR 2002 and
-its bias, S61 ammonia, S68 weigher correction). "assumed" marks what no source gave.
+Sources: the S and F numbers are those of docs/sources.md (S32 SKOV Viper curves, S42 European flocks, S44/S45 water to
+feed, S51 Aviagen 2018 minimum ventilation, S55 lighting law 2007/43/EC, S56/S57 house sizes, S60 CIGR 2002 and its
+bias, S61 ammonia, S68 weigher correction, F1 commercial flocks). "assumed" is our judgement: no source gave it.
+A source is that of ``low`` and ``high``; how far ``test`` goes beyond is assumed throughout.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class Range:
 
 HOUSE_RANGES: Mapping[str, Range] = {
     # the shell
-    "capacity": Range(20_000, 50_000),  # birds, S56
-    "birds_per_m2": Range(16, 21, (14, 22)),  # about 33 to 42 kg/m2 at slaughter, 2007/43/EC
-    "height_m": Range(2.5, 3.5, (2.5, 4.5)),  # S57: 3 m
+    "capacity": Range(20_000, 50_000),  # birds [S56]
+    "birds_per_m2": Range(16, 21, (14, 22)),  # about 33 to 42 kg/m2 at slaughter, 2007/43/EC [S53, S54]
+    "height_m": Range(2.5, 3.5, (2.5, 4.5)),  # 3 m [S57]; spread assumed
     "u_w_m2k": Range(0.35, 0.9, (0.3, 1.4)),  # walls and roof together; assumed
     "mass_kj_m2k": Range(60, 160, (30, 200)),  # litter and floor that swing along, per m2; assumed
     "mass_w_m2k": Range(4, 9),  # between air and that mass; assumed
@@ -56,66 +57,67 @@ HOUSE_RANGES: Mapping[str, Range] = {
     "humidity_gain": Range(0.0, 0.04, (0.0, 0.08)),  # more minimum ventilation per %RH above the set point; assumed
     "heater_w_m2": Range(80, 150, (60, 200)),  # assumed
     "direct_heating": Range(0, 1),  # below 0.35 the burners' gas goes into the house; assumed
-    "set_point_mix": Range(0, 1),  # 0 = SKOV's curve [S32], 1 = a real house's
+    "set_point_mix": Range(0, 1),  # 0 = SKOV's curve [S32], 1 = a real house's [F2]
     "set_point_offset": Range(-1.0, 1.0, (-2.0, 2.0)),  # Cel; assumed
     # what the birds and the litter give off
     "heat_factor": Range(0.86, 1.02, (0.80, 1.08)),  # on CIGR 2002, which is 11.3 % above modern birds [S60]
     "co2_factor": Range(0.95, 1.05, (0.9, 1.15)),  # on Pedersen 2008 [S60]; CIGR's older 0.185 is 1.03
-    "nh3_factor": Range(0.15, 0.8, (0.1, 1.3)),  # on S61 (US litter): European litter is new each flock; assumed
+    "nh3_factor": Range(0.15, 0.8, (0.1, 1.3)),  # on [S61] (US litter): European litter is new each flock; assumed
     # light and behaviour
     "lights_on_h": Range(3.0, 8.0, (0.0, 12.0)),  # hour of the day; assumed
     "dark_h": Range(6.0, 8.0, (4.0, 8.0)),  # from day 7: at least 6 h in all, 4 h at a stretch [S55]
     "last_dark_h": Range(1.0, 6.0),  # in the last 3 days the rule does not hold [S55]
     "lux": Range(20, 45, (20, 80)),  # at least 20 lux [S55]
-    "morning_peak": Range(0.3, 1.0, (0.1, 1.6)),  # sharp peak after lights-on [dossier 2.9]; size assumed
-    "evening_peak": Range(0.1, 0.6, (0.0, 1.0)),
+    "morning_peak": Range(0.3, 1.0, (0.1, 1.6)),  # a sharp peak after lights-on, above the mean rate; assumed
+    "evening_peak": Range(0.1, 0.6, (0.0, 1.0)),  # our judgement: a lower one before lights-off
     "night_feed": Range(0.02, 0.08),  # of the mean rate; assumed
-    "night_water": Range(0.04, 0.15),
-    "water_ratio": Range(1.65, 2.0, (1.55, 2.2)),  # l/kg after week 3: 1.6 to 1.8 [S44, S45], median of 56 flocks 1.90
+    "night_water": Range(0.04, 0.15),  # our judgement: twice as much, a thirsty bird finds the nipple in the dark
+    # l/kg after week 3: 1.6 to 1.8 [S44, S45], median of 56 flocks 1.90 [F1]
+    "water_ratio": Range(1.65, 2.0, (1.55, 2.2)),
     "restlessness": Range(0.05, 0.12, (0.03, 0.2)),  # slow noise of intake within the day; assumed
     # level of the house, part of the flocks' growth (see FLOCK_RANGES)
-    "house_growth": Range(0.93, 0.99, (0.90, 1.0)),
+    "house_growth": Range(0.93, 0.99, (0.90, 1.0)),  # our judgement: field flocks are below the objectives
     # meters, scale and sensors
     "litres_per_pulse": Range(0, 1),  # below 0.5: 1 l, else 10 l; assumed
     "feed_batch_kg": Range(1, 15),  # the auger's batch; assumed
     "water_gain": Range(0.97, 1.03),  # assumed
-    "feed_gain": Range(0.97, 1.03, (0.92, 1.08)),
-    "scale_bias": Range(-0.04, 0.02, (-0.08, 0.05)),  # field scales read 0.93 +- 0.10 of the curve, flocks included
-    "scale_noise": Range(0.015, 0.04, (0.01, 0.06)),  # of one day's mean; real day-to-day change 3.3 %
+    "feed_gain": Range(0.97, 1.03, (0.92, 1.08)),  # our judgement: as the water meter; in test, scales never calibrated
+    "scale_bias": Range(-0.04, 0.02, (-0.08, 0.05)),  # field scales read 0.93 +- 0.10 of the curve, with flocks [F1]
+    "scale_noise": Range(0.015, 0.04, (0.01, 0.06)),  # of one day's mean; real day-to-day change 3.3 % [F1]
     "scale_late_bias": Range(0.03, 0.05, (0.01, 0.09)),  # by day 40: heavy birds stay away [S30, S33, S68]
     "scale_visits": Range(0.02, 0.12),  # weighings per bird and day in week 2; assumed
-    "temperature_bias": Range(-0.4, 0.4),  # DOL 114: +-0.5 Cel [S11]
-    "humidity_bias": Range(-2.0, 2.0),  # DOL 114: +-2 % [S11]
+    "temperature_bias": Range(-0.4, 0.4),  # DOL 114: within 0.5 Cel [S11]
+    "humidity_bias": Range(-2.0, 2.0),  # DOL 114: within 2 %RH [S11]
     "co2_gain": Range(0.97, 1.03, (0.93, 1.07)),  # assumed
     "co2_noise": Range(8, 25),  # ppm; assumed
     "nh3_gain": Range(0.9, 1.1),  # DOL 53: 10 % of reading [S14]
-    "nh3_bias": Range(-0.7, 0.7),  # DOL 53: within 1.5 ppm [S14]
-    "round_h": Range(7.5, 8.6),  # when the farmer tells yesterday's dead
-    "gap_rate": Range(0.0, 0.02, (0.0, 0.06)),  # dropouts per sensor and day; assumed, real farms vary widely
+    "nh3_bias": Range(-0.7, 0.7),  # DOL 53: within 1.5 ppm [S14]; the worst are rare, assumed
+    "round_h": Range(7.5, 8.6),  # our judgement: when the farmer tells yesterday's dead, after the morning round
+    "gap_rate": Range(0.0, 0.02, (0.0, 0.06)),  # dropouts per sensor and day; assumed: real farms vary widely [F1]
 }
 
 FLOCK_RANGES: Mapping[str, Range] = {
-    # genetics and management: growth = house_growth + flock_growth, 0.88 to 1.04 of the breed's curve. Objectives are
-    # reached "under good management"; field scales show 0.93 +- 0.10 of the curve
+    # genetics and management: growth = house_growth + flock_growth, 0.88 to 1.04 of the breed's curve; our judgement:
+    # objectives are reached "under good management", field scales show 0.93 +- 0.10 of the curve [F1]
     "flock_growth": Range(-0.05, 0.05, (-0.07, 0.06)),
     "growth_slope": Range(-0.02, 0.02, (-0.04, 0.04)),  # change of that level in three weeks; assumed
     "growth_wander": Range(0.01, 0.03),  # sd of the gain's slow variation; assumed
     "feed_excess": Range(1.0, 1.08, (0.98, 1.14)),  # eaten above the table for the same gain: FCR 1.33 to 1.43 [S42]
     "mortality": Range(-0.5, 0.5, (-0.9, 0.9)),  # log of the factor on the age pattern: 2.0 to 6.2 % in all [S42]
     "length_days": Range(34, 43, (31, 50)),  # European cycles 36 to 42 d [S57], 31 to 32 d [S42]
-    "fill": Range(0.94, 1.0),  # of the house's capacity
-    "parent_age_weeks": Range(26, 60),
+    "fill": Range(0.94, 1.0),  # our judgement: of the house's capacity; houses are filled, less what a hatch lacks
+    "parent_age_weeks": Range(26, 60),  # our judgement: about when hens of broiler breeders lay
     "strain": Range(0, 1),  # below 0.7 Ross 308, else Cobb 500
     "sex": Range(0, 1),  # below 0.86 mixed, then male, then female; assumed
     "thinned": Range(0, 1),  # below 0.4: thinned once; assumed
-    "thin_share": Range(0.2, 0.4, (0.15, 0.5)),  # S54
+    "thin_share": Range(0.2, 0.4, (0.15, 0.5)),  # [S54]
     "thin_before_end_days": Range(5, 9),  # thinning at about 30 to 35 d; assumed
     "catch_hour": Range(3, 16),  # when the catchers begin; assumed
-    "downtime_days": Range(7, 15),  # until the next placement: up to 7 flocks a year [S56]
+    "downtime_days": Range(7, 15),  # until the next placement: up to 7 flocks a year [S56]; spread assumed
     "cv_first": Range(0.07, 0.09),  # spread of bird weights at placement; about 8 % is the aim [S39b]
 }
 
-FARM_RANGES: Mapping[str, Range] = {
+FARM_RANGES: Mapping[str, Range] = {  # our judgement, all of them: no station's record, only weather that is plausible
     "mean_cel": Range(7, 13, (3, 13)),  # yearly mean outside; northern and western Europe, test also beyond
     "season_cel": Range(7, 11, (4, 12)),  # amplitude of the year
     "diurnal_cel": Range(2.5, 5.5, (2, 6.5)),  # amplitude of a clear day

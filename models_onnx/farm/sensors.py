@@ -1,7 +1,7 @@
 """What the sensors make of the truth: lag, bias, noise, resolution, gaps, stuck values; meters, silo and bird scale.
 
-Sources: S11 DOL 114 (temperature T63 6 min, +-0.5 Cel, +-2 %RH), S14 DOL 53 (NH3: 0.5 ppm steps, T50 < 30 s, 10 %),
-S30/S33/S68 bird scales. "Real" figures were measured on commercial flocks.
+Sources, with the numbers of docs/sources.md: S11 DOL 114 (temperature T63 6 min, +-0.5 Cel, +-2 %RH), S14 DOL 53 (NH3:
+0.5 ppm steps, T50 < 30 s, 10 %), S30/S33/S68 bird scales. "Real" figures were measured on commercial flocks [F1].
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What comes to the birds: the water line, the feed pans with their augers, the silo."""
+"""What comes to the birds: the water line, the feed pans with their augers, the silo.
+
+[S24] is that of docs/sources.md; "assumed" is our judgement.
+"""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ bird, so a thinned flock is no fault. The agent asks it with the window ended an
 measured since against the answer.
 
 Six small networks (64 and 32 units) behind columns that compare the last hours with the same hours of the three days
-before, and the last days with the curve. What is not measured is told to the network as missing.
+before, and the last days with the curve. Judging in hindsight, they also get the light and the temperatures of the very
+hour or day, so that a longer night or a hot afternoon explains itself. What is not measured is told as missing.
 {_data(instants, size)}
 ## How good
 

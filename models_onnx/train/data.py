@@ -39,17 +39,18 @@ if TYPE_CHECKING:
     Rhythm = Literal["600 s", "1 h", "1 d"]
 
 DAYS = FarmDays(ZoneInfo("UTC"))  # the simulated farm's
-SIGNALS = ("water", "feed", "temperature", "outside_temperature", "weight")
+SIGNALS = ("water", "feed", "temperature", "outside_temperature", "weight", "light")
 STEP_MS = 600_000
 AFTER_THINNING = timedelta(hours=24)  # feed and water settle; the agent, too, judges nothing in that time
 
 # what is done to training and evaluation flocks alike; shares of flocks or instants, our judgement of how farms differ
 HOURLY_SHARE, DAILY_SHARE = 0.08, 0.12
-SENSOR_MISSING_SHARE = 0.06  # each signal, for the flock's whole life: "whole sensors are absent" on real farms
+SENSOR_MISSING_SHARE = 0.06  # each signal, for the flock's whole life: whole sensors are absent on real farms [F1]
 COUNT_WRONG_SHARE, COUNT_WRONG_SD = 0.3, 0.05  # the live birds are what people told
 HELD_SHARE = 0.15  # of the instants: a warning stands, or stood, so one signal is masked for some time
 HELD_STILL_SHARE = 0.7  # of those: it still stands
 HELD_MOST_H = 72.0
+FORECAST_SHARE = 0.2  # of the instants: light and temperatures of the time that is expected are not known
 
 
 ROUGH_SHARE = 0.7  # of the flocks, where asked for
@@ -59,8 +60,10 @@ ROUGH_DAY_SD = 0.05  # the same from day to day
 ROUGH_TEMPERATURE_SD, ROUGH_TEMPERATURE_H = 0.4, (0.3, 4.0)  # Cel
 ROUGH_SCALE_SD, ROUGH_SCALE_H = 0.025, (12.0, 72.0)
 ROUGH_WATER_GAIN, ROUGH_FEED_GAIN = (0.93, 1.07), (0.92, 1.08)  # a meter's constant error
+ROUGH_GROWTH = (0.93, 1.06)  # the whole flock heavier or lighter than the simulator would have it, and eating so
 ROUGH_SCALE_BIAS = (-0.05, 0.04)
-ROUGH_LATE_BIAS, LATE_FROM_DAY, LATE_FULL_DAY = (-0.05, 0.02), 26.0, 40.0  # heavy birds shun it from week 5 on (S30)
+# heavy birds shun it from week 5 on: S30, docs/sources.md
+ROUGH_LATE_BIAS, LATE_FROM_DAY, LATE_FULL_DAY = (-0.05, 0.02), 26.0, 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,7 @@ class FlockData:
     blocks: tuple[Readings, ...]  # one for each day
     begin_ms: int  # the first day's start
     true_weight_g: NDArray[np.float64]  # at noon of each day
+    slaughter_weight_g: float
     unusual: tuple[tuple[int, int], ...]  # (from, to) in ms: catching, thinning; nothing is judged there
     rhythm: Rhythm
 
@@ -124,13 +128,15 @@ def flocks_of(
         own = np.random.default_rng([seed, 13, truth.house, truth.placed_ms // DAY_MS])
         last = int(np.searchsorted(recording.at_ms, truth.end_ms))
         signals = {name: recording.signals[name][truth.house, :last] for name in SIGNALS}
+        growth = 1.0
         if rough and own.random() < ROUGH_SHARE:
-            signals = _roughened(signals, (recording.at_ms[:last] - truth.placed_ms) / DAY_MS, own)
-        yield _flock(recording, signals, truth, begin_ms, rhythm, missing, count_factor)
+            growth = float(own.uniform(*ROUGH_GROWTH))
+            signals = _roughened(signals, growth, (recording.at_ms[:last] - truth.placed_ms) / DAY_MS, own)
+        yield _flock(recording, signals, truth, begin_ms, rhythm, missing, count_factor, growth)
 
 
-def _roughened(signals: Mapping[str, F64], age_days: F64, rng: np.random.Generator) -> dict[str, F64]:
-    """Return the readings of a flock with larger errors."""
+def _roughened(signals: Mapping[str, F64], growth: float, age_days: F64, rng: np.random.Generator) -> dict[str, F64]:
+    """Return the readings of a flock with larger errors, ``growth`` times as heavy."""
     steps = len(age_days)
 
     def noise(most_sd: float, hours: tuple[float, float]) -> F64:
@@ -140,9 +146,12 @@ def _roughened(signals: Mapping[str, F64], age_days: F64, rng: np.random.Generat
         return np.interp(np.arange(steps) / each, np.arange(len(knots)), knots)
 
     late = np.clip((age_days - LATE_FROM_DAY) / (LATE_FULL_DAY - LATE_FROM_DAY), 0, 1.4)
-    scale = 1 + rng.uniform(*ROUGH_SCALE_BIAS) + rng.uniform(*ROUGH_LATE_BIAS) * late
+    # half of the feed is for maintenance, which goes with the metabolic weight, half for growth: as in farm/birds.py
+    appetite = 0.5 * growth**0.75 + 0.5 * growth
+    scale = growth * (1 + rng.uniform(*ROUGH_SCALE_BIAS) + rng.uniform(*ROUGH_LATE_BIAS) * late)
     flows = {
         name: signals[name]
+        * appetite
         * rng.uniform(*gain)
         * np.exp(noise(ROUGH_FLOW_SD, ROUGH_FLOW_H) + noise(ROUGH_DAY_SD, (24, 24)))
         for name, gain in (("water", ROUGH_WATER_GAIN), ("feed", ROUGH_FEED_GAIN))
@@ -163,6 +172,7 @@ def _flock(
     rhythm: Rhythm,
     missing: set[str],
     count_factor: float,
+    growth: float,
 ) -> FlockData:
     """Return one flock of a recording as it is told."""
     at_ms = recording.at_ms[: len(signals["weight"])]
@@ -186,7 +196,8 @@ def _flock(
         context_of(recording, truth, count_factor),
         tuple(blocks),
         begin_ms,
-        recording.true_weight_g[truth.house],
+        recording.true_weight_g[truth.house] * growth,
+        float("nan") if truth.slaughter_weight_g is None else truth.slaughter_weight_g * growth,
         tuple(_unusual(recording, truth)),
         rhythm,
     )
@@ -273,7 +284,8 @@ def collect(
 ) -> Samples:
     """Return samples of flocks: ``per_day`` random instants of each day, or those named, in steps of 600 s.
 
-    ``held``: at some instants a signal is masked as while a warning stands. ``days``: only those of the recording.
+    ``held``: at some instants a signal is masked as while a warning stands, at some nothing is known of the time that
+    is expected. ``days``: only those of the recording.
     """
     rng = np.random.default_rng([seed, 11])
     rows: list[_Row] = []
@@ -291,11 +303,18 @@ def collect(
                 if not flock.truth.placed_ms < at_ms < flock.truth.end_ms:
                     continue
                 at = from_ms(at_ms)
-                inputs = window.inputs(wanted.inputs, at, flock.context, _held(rng, at) if held else None)
+                masked = _held(rng, at) if held else None
+                is_forecast = held and rng.random() < FORECAST_SHARE
+                tensors = {
+                    spec.name: window.tensor(
+                        spec, at + _ahead(spec, is_forecast=is_forecast), flock.context, masked
+                    ).values
+                    for spec in wanted.inputs
+                }
                 actual = _actual(window, flock, at, wanted, by_length)
                 before = _before(window, flock, at, wanted, by_length) if wanted.yesterday else []
                 weights = _weights(flock, at_ms, wanted.weight_days)
-                rows.append(_Row(inputs.tensors, at_ms, number, actual, before, weights))
+                rows.append(_Row(tensors, at_ms, number, actual, before, weights))
     return Samples(
         {name: np.stack([row.tensors[name] for row in rows]).astype(np.float32) for name in rows[0].tensors},
         np.array([row.at_ms for row in rows], np.int64),
@@ -323,6 +342,13 @@ def _instants(rng: np.random.Generator, per_day: int | Sequence[int], rhythm: Rh
         return per_day
     drawn = sorted(set(rng.integers(1, 145, per_day).tolist()))
     return [144, *drawn[:1]] if rhythm == "1 d" else drawn
+
+
+def _ahead(spec: InputSpec, *, is_forecast: bool) -> timedelta:
+    """Return how long after the window's end a grid ends: its own length where it is the time that is expected."""
+    if spec.grid is None or spec.grid.end == "now":
+        return timedelta(0)
+    return timedelta(days=1000) if is_forecast else timedelta(seconds=spec.grid.step_s)
 
 
 def _held(rng: np.random.Generator, at: datetime) -> dict[str, list[tuple[datetime, datetime]]] | None:
@@ -370,6 +396,5 @@ def _weights(flock: FlockData, at_ms: int, days: Sequence[int]) -> list[float]:
         return []
     today = (at_ms - flock.begin_ms) // DAY_MS
     last = len(flock.true_weight_g)
-    slaughter = flock.truth.slaughter_weight_g
     then = [float(flock.true_weight_g[today + d]) if today + d < last else float("nan") for d in days]
-    return [*then, float("nan") if slaughter is None else slaughter]
+    return [*then, flock.slaughter_weight_g]

@@ -2,14 +2,17 @@
 
 The quantiles of three things over the next hour (water, feed, inside temperature) and of three over the next day
 (water, feed, weight gain). Each has a network of its own behind columns that compare: the last hours with the same
-hours of the days before, the last days with the breed's curve. Its base is the simplest forecast there is (the same
-hour yesterday; the day before; the temperature now), and the network says how far off that will be.
+hours of the days before, the last days with the breed's curve; and, as the agent judges in hindsight, the light and
+the temperatures of the very hour or day: a longer night or a heat wave explains itself. Its base is the simplest
+forecast there is (the same hour yesterday; the day before; the temperature now), and the network says how far off that
+will be.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -36,6 +39,7 @@ FEED = Feature(signal="feed", aggregate="sum", per="live_bird")
 TEMPERATURE = Feature(signal="temperature", aggregate="mean")
 GAIN = Feature(signal="weight", aggregate="gain")
 OUTSIDE = Feature(signal="outside_temperature", aggregate="mean")
+LIGHT = Feature(signal="light", aggregate="mean", transform="log1p")
 WATER_RATE = Feature(signal="water", aggregate="sum", per="live_bird", reference="strain.feed_g")  # ml per g of curve
 FEED_RATE = Feature(signal="feed", aggregate="sum", per="live_bird", reference="strain.feed_g")
 WEIGHT_RATIO = Feature(signal="weight", aggregate="mean", reference="strain.weight_g")
@@ -44,19 +48,24 @@ FACTS = ("age_days", "hour_sin", "hour_cos", "reference.weight_g", "reference.fe
 AGE, HOUR_SIN, HOUR_COS, CURVE_WEIGHT, CURVE_FEED, COBB = range(len(FACTS))
 
 
-def _grid(name: str, step_s: int, length: int, *features: Feature) -> InputSpec:
-    grid = Grid(step_s=step_s, length=length)
+def _grid(name: str, step_s: int, length: int, *features: Feature, end: Literal["now", "horizon"] = "now") -> InputSpec:
+    grid = Grid(step_s=step_s, length=length, end=end)
     return InputSpec(name=name, shape=("houses", length, len(features)), grid=grid, features=features)
 
 
 INPUTS = (
-    _grid("hours", HOUR_S, HOURS, WATER_RATE, FEED_RATE, TEMPERATURE, OUTSIDE),
-    _grid("days", DAY_S, DAYS_LONG, WATER_RATE, FEED_RATE, TEMPERATURE, WEIGHT_RATIO),
+    _grid("hours", HOUR_S, HOURS, WATER_RATE, FEED_RATE, TEMPERATURE, OUTSIDE, LIGHT),
+    _grid("days", DAY_S, DAYS_LONG, WATER_RATE, FEED_RATE, TEMPERATURE, WEIGHT_RATIO, OUTSIDE, LIGHT),
     _grid("tens", BUCKET_S, TENS, TEMPERATURE, OUTSIDE),
+    # what is given: the light and the temperatures of the very hour or day that is expected
+    _grid("coming_hour", HOUR_S, 1, TEMPERATURE, OUTSIDE, LIGHT, end="horizon"),
+    _grid("coming_day", DAY_S, 1, TEMPERATURE, OUTSIDE, LIGHT, end="horizon"),
     InputSpec(name="facts", shape=("houses", len(FACTS)), facts=FACTS),
 )
-H_WATER, H_FEED, H_TEMPERATURE, H_OUTSIDE = range(4)
-D_WATER, D_FEED, D_TEMPERATURE, D_WEIGHT = range(4)
+GIVEN = tuple(spec.name for spec in INPUTS if spec.grid and spec.grid.end == "horizon")
+H_WATER, H_FEED, H_TEMPERATURE, H_OUTSIDE, H_LIGHT = range(5)
+D_WATER, D_FEED, D_TEMPERATURE, D_WEIGHT, D_OUTSIDE, D_LIGHT = range(6)
+C_TEMPERATURE, C_OUTSIDE, C_LIGHT = range(3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,7 @@ class Head:
 
 
 # The floors: one pulse of 10 l among 20,000 birds is 0.0005 l a bird; one auger batch of 15 kg is 0.00075 kg; the
-# sensor's accuracy is 0.5 Cel, its noise a fifth of that (S11, DOL 114 manual)
+# sensor's accuracy is 0.5 Cel (DOL 114 manual: S11, docs/sources.md), its noise a fifth of that (our judgement)
 HEADS = (
     Head("water_1h", WATER, "1h", HOUR_S, "l", 0.0005),
     Head("feed_1h", FEED, "1h", HOUR_S, "kg", 0.00075),
@@ -89,13 +98,209 @@ HEADS = (
 EXPECTED = tuple((head.of, head.length_s) for head in HEADS)
 
 
+class Terms:
+    """What the networks look at, in as few nodes as there are kinds of it: a small gateway pays for every node.
+
+    Everything measured lies side by side, as it is and as its root; then come the differences of two of those, then
+    means over some of either. A term is a place in that row. NaN, for what was not measured, goes all the way through.
+    """
+
+    def __init__(self, g: Graph) -> None:
+        """Lay out the inputs."""
+        self._g = g
+        self._begin: dict[str, int] = {}
+        parts, width = [], 0
+        for spec in INPUTS:
+            size = int(np.prod([int(n) for n in spec.shape[1:]]))
+            self._begin[spec.name] = width
+            parts.append(g.reshape(spec.name, [-1, size]))
+            width += size
+        self._width = width
+        measured = g.concat(parts)
+        nothing = g.add(g.mul(g.columns("facts", [HOUR_SIN]), g.const(0.0)), g.const(np.nan))
+        self._row = g.concat([measured, g.op("Sqrt", measured), g.op("Log", measured), nothing])
+        self._nothing = 3 * width
+        self._pairs: dict[tuple[int, int], int] = {}
+        self._means: dict[tuple[int, ...], int] = {}
+
+    def at(self, name: str, back: int, column: int) -> int:
+        """Return one cell of a grid, counted from the last row."""
+        spec = next(s for s in INPUTS if s.name == name)
+        rows, columns = int(spec.shape[1]), int(spec.shape[2])
+        return self._begin[name] + (rows - 1 - back) * columns + column
+
+    def fact(self, number: int) -> int:
+        """Return a fact."""
+        return self._begin["facts"] + number
+
+    def root(self, term: int) -> int:
+        """Return the root of a cell or fact."""
+        return term + self._width
+
+    def log(self, term: int) -> int:
+        """Return the logarithm of a cell or fact."""
+        return term + 2 * self._width
+
+    def less(self, a: int, b: int) -> int:
+        """Return a - b, both cells, facts or roots."""
+        return _PAIRS + self._pairs.setdefault((a, b), len(self._pairs))
+
+    def mean(self, terms: Sequence[int]) -> int:
+        """Return the mean of what is known of some cells or differences."""
+        return _MEANS + self._means.setdefault(tuple(terms), len(self._means))
+
+    def unrest(self, a: Sequence[int], b: Sequence[int]) -> int:
+        """Return the mean size of the differences a - b that are known."""
+        return self.mean([self.less(x, y) + _SIZES for x, y in zip(a, b, strict=True)])
+
+    def gathered(self) -> tuple[str, dict[int, int]]:
+        """Return the row of everything that was asked for, and the place of each term in it."""
+        g, pairs, row = self._g, len(self._pairs), self._nothing + 1
+        left, right = (g.columns(self._row, [pair[i] for pair in self._pairs]) for i in (0, 1))
+        differences = g.sub(left, right)
+        values = g.concat([self._row, differences, g.op("Abs", differences)])
+        place = {term: term for term in range(row)}
+        place |= {_PAIRS + i: row + i for i in range(pairs)}
+        place |= {_PAIRS + _SIZES + i: row + pairs + i for i in range(pairs)}
+        longest = max(len(terms) for terms in self._means)
+        padded = [[place[t] for t in terms] + [self._nothing] * (longest - len(terms)) for terms in self._means]
+        place |= {_MEANS + i: row + 2 * pairs + i for i in range(len(self._means))}
+        of_means = g.reshape(g.columns(values, [i for terms in padded for i in terms]), [-1, len(padded), longest])
+        means = g.reshape(g.mean_known(of_means), [-1, len(padded)])
+        return g.concat([values, means]), place
+
+
+# where the numbers of differences, of their sizes, and of means begin: above those of any row
+_PAIRS, _SIZES, _MEANS = 10_000, 10_000, 30_000
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one head's network looks at; terms, see ``Terms``.
+
+    The network works in a space where noise is about even: the root of a rate (``root``), or the value itself. With
+    the base (the first of ``bases`` that is known, at last ``usual``), value = (base + residual)^2 x unit, or without
+    the square.
+    """
+
+    terms: tuple[int, ...]
+    against_base: tuple[int, ...]  # shown as their difference from the base
+    bases: tuple[int, ...]
+    usual: float
+    unit: float  # of the output, for each g of the curve's intake of a day if ``per_feed``
+    per_feed: bool
+    root: bool
+
+
+def _facts(t: Terms) -> list[int]:
+    return [*(t.fact(i) for i in (AGE, HOUR_SIN, HOUR_COS, COBB)), t.log(t.fact(CURVE_WEIGHT))]
+
+
+def _daily(t: Terms) -> list[int]:
+    """Return what every head knows of the last days: rates, ratio to the curve, temperature, and their unrest."""
+    found = []
+    for column in (D_WATER, D_FEED):
+        rate = [t.root(t.at("days", back, column)) for back in range(DAYS_LONG)]
+        found += [*rate[:4], t.mean(rate), t.unrest(rate[:-1], rate[1:])]
+    weight = [t.at("days", back, D_WEIGHT) for back in range(DAYS_LONG)]
+    found += [weight[0], weight[1], weight[2], weight[4], weight[7], t.mean(weight), t.unrest(weight[:-1], weight[1:])]
+    return [*found, t.at("days", 0, D_TEMPERATURE), t.at("days", 1, D_TEMPERATURE)]
+
+
+def _given_hour(t: Terms, *pairs: tuple[int, int]) -> list[int]:
+    """Return what is given of the hour that is expected, and how it differs from the last and from yesterday's."""
+    found = []
+    for given, hours in pairs:
+        coming = t.at("coming_hour", 0, given)
+        found += [coming, t.less(coming, t.at("hours", 0, hours)), t.less(coming, t.at("hours", 23, hours))]
+    return found
+
+
+def _given_day(t: Terms) -> list[int]:
+    """Return how the day that is expected differs from the day before in light and temperature."""
+    pairs = ((C_TEMPERATURE, D_TEMPERATURE), (C_OUTSIDE, D_OUTSIDE), (C_LIGHT, D_LIGHT))
+    coming = t.at("coming_day", 0, C_OUTSIDE)
+    return [coming, *(t.less(t.at("coming_day", 0, c), t.at("days", 0, d)) for c, d in pairs)]
+
+
+def _hourly_flow(t: Terms, column: int, day_column: int, usual: float) -> Look:
+    """Return the look for a flow over the next hour; ``usual`` is its rate where nothing is known."""
+
+    def hour(back: int, of: int = column) -> int:
+        return t.root(t.at("hours", back, of))
+
+    other = H_FEED + H_WATER - column
+    days = [[hour(24 * back + i) for i in range(24)] for back in range(3)]
+    level = t.mean(days[0])
+    coming = [hour(24 * day - 1) for day in (1, 2, 3)]  # the hour to come is 23 rows back on the day before
+    against = [[t.less(hour(i), hour(24 * day + i)) for i in range(3)] for day in (1, 2, 3)]
+    terms = [
+        *(hour(i) for i in range(4)),
+        *(hour(i, other) for i in (0, 1, 23, 24)),
+        level,
+        *(hour(24 * day - i) for day in (1, 2, 3) for i in (2, 1, 0)),
+        *(term for day in against for term in day),
+        t.mean([term for day in against for term in day]),
+        t.less(coming[1], coming[0]),
+        t.less(coming[2], coming[0]),
+        t.unrest(days[0], days[1]),
+        t.unrest(days[1], days[2]),
+        t.unrest(days[0][:6], days[1][:6]),
+        t.at("tens", 0, 0),
+        *_given_hour(t, (C_TEMPERATURE, H_TEMPERATURE), (C_LIGHT, H_LIGHT)),
+        t.less(t.at("hours", 0, H_LIGHT), t.at("hours", 24, H_LIGHT)),
+        *_facts(t),
+        *_daily(t),
+    ]
+    bases = (*coming, level, t.root(t.at("days", 0, day_column)))
+    return Look(tuple(terms), (), bases, usual**0.5, 1 / 1000 / 24, per_feed=True, root=True)
+
+
+def _hourly_temperature(t: Terms) -> Look:
+    """Return the look for the mean temperature of the next hour; the base is the temperature now."""
+    tens = [t.at("tens", back, 0) for back in range(TENS)]
+    hours = [t.at("hours", back, H_TEMPERATURE) for back in range(49)]
+    outside = [t.at("hours", back, H_OUTSIDE) for back in (0, 1, 2, 23, 24)]
+    outside_now = t.at("tens", 0, 1)
+    terms = [
+        t.less(hours[23], hours[24]),  # what the same hour did yesterday
+        t.less(hours[47], hours[48]),
+        t.unrest(tens[:-1], tens[1:]),
+        t.unrest(hours[:24], hours[1:25]),
+        t.unrest(hours[:24], hours[24:48]),
+        outside_now,
+        t.at("tens", 3, 1),
+        *(t.less(o, outside_now) for o in outside),
+        t.less(t.at("coming_hour", 0, C_OUTSIDE), outside_now),
+        *_given_hour(t, (C_OUTSIDE, H_OUTSIDE), (C_LIGHT, H_LIGHT)),
+        *_facts(t),
+    ]
+    against = (*tens, *hours[:4], *hours[22:26], t.at("days", 0, D_TEMPERATURE))
+    bases = (*tens, hours[0], hours[1], hours[23], t.at("days", 0, D_TEMPERATURE))
+    return Look(tuple(terms), against, bases, 21.0, 1.0, per_feed=False, root=False)
+
+
+def _daily_flow(t: Terms, column: int, hour_column: int, usual: float) -> Look:
+    """Return the look for a flow over the next day; the base is the last day."""
+    rate = [t.root(t.at("days", back, column)) for back in range(DAYS_LONG)]
+    hours = [t.root(t.at("hours", back, hour_column)) for back in range(30)]
+    gone_up = [t.less(hours[i], hours[24 + i]) for i in range(6)]
+    terms = [*gone_up[:3], t.mean(gone_up), *_given_day(t), *_facts(t), *_daily(t)]
+    return Look(tuple(terms), tuple(rate), tuple(rate[:4]), usual**0.5, 1 / 1000, per_feed=True, root=True)
+
+
+def _daily_gain(t: Terms) -> Look:
+    """Return the look for the scale's gain over the next day, in units of the curve's intake of a day."""
+    weight = [t.at("days", back, D_WEIGHT) for back in range(DAYS_LONG)]
+    steps = [t.less(a, b) for a, b in pairwise(weight)]
+    # 0.6 is about what the curve gains for what it eats
+    terms = (*steps, t.mean(steps), *_given_day(t), *_facts(t), *_daily(t))
+    return Look(terms, (), (), 0.6, 1.0, per_feed=True, root=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The nodes of one head before its network: what it looks at, its base, and what a unit of its output is.
-
-    The network works in a space where noise is about even: the root of a rate (``root``), or the value itself. Then
-    value = (base + residual)^2 x unit, or (base + residual) x unit.
-    """
+    """The nodes of one head before its network, [houses, columns], [houses, 1] and [houses, 1]."""
 
     columns: str
     base: str
@@ -103,143 +308,31 @@ class Columns:
     root: bool
 
 
-def _last(length: int, *back: int) -> list[int]:
-    """Return row indices counted from the end: 0 is the last row."""
-    return [length - 1 - b for b in back]
-
-
-def _for_each(g: Graph, value: float) -> str:
-    """Return one value for each house, [houses, 1]."""
-    return g.add(g.mul(g.columns("facts", [HOUR_SIN]), g.const(0.0)), g.const(value))
-
-
-def _facts(g: Graph) -> list[str]:
-    return [g.columns("facts", [AGE, HOUR_SIN, HOUR_COS, COBB]), g.op("Log", g.columns("facts", [CURVE_WEIGHT]))]
-
-
-def _daily(g: Graph) -> list[str]:
-    """Return what every head knows of the last days: rates, ratio to the curve, temperature."""
-    parts = []
-    for column in (D_WATER, D_FEED):
-        rate = g.op("Sqrt", g.rows("days", _last(DAYS_LONG, *range(8)), column))
-        jumps = g.unrest(g.columns(rate, range(7)), g.columns(rate, range(1, 8)))
-        parts += [g.columns(rate, [0, 1, 2, 3]), g.mean_known(rate), jumps]
-    weight = g.rows("days", _last(DAYS_LONG, *range(8)), D_WEIGHT)
-    steps = g.sub(g.columns(weight, range(7)), g.columns(weight, range(1, 8)))
-    jumps = g.unrest(g.columns(steps, range(6)), g.columns(steps, range(1, 7)))
-    warm = g.rows("days", _last(DAYS_LONG, 0, 1), D_TEMPERATURE)
-    return [*parts, g.columns(weight, [0, 1, 2, 4, 7]), g.mean_known(weight), jumps, warm]
-
-
-def _hourly_flow(g: Graph, column: int, day_column: int, usual: float) -> Columns:
-    """Return the columns for a flow over the next hour; ``usual`` is its rate where nothing is known."""
-    root = {
-        day: g.op("Sqrt", g.rows("hours", _last(HOURS, *range(24 * day - 2, 24 * day + 3)), column))
-        for day in (1, 2, 3)
-    }
-    now = g.op("Sqrt", g.rows("hours", _last(HOURS, 0, 1, 2, 3), column))
-    other = g.op("Sqrt", g.rows("hours", _last(HOURS, 0, 1, 23, 24), H_FEED + H_WATER - column))
-    # of yesterday: the hour to come is 23 rows back, the hour now 24, and so on
-    coming = {day: g.columns(r, [1]) for day, r in root.items()}
-    then = {day: g.columns(r, [2, 3, 4]) for day, r in root.items()}
-    today = g.columns(now, [0, 1, 2])
-    day, day_before, third = (
-        g.op("Sqrt", g.rows("hours", _last(HOURS, *range(24 * back, 24 * back + 24)), column)) for back in (0, 1, 2)
-    )
-    level = g.mean_known(day)
-    days = g.op("Sqrt", g.rows("days", _last(DAYS_LONG, 0), day_column))
-    base = g.first_known([coming[1], coming[2], coming[3], level, days, g.const([[usual**0.5]])])
-    against = [g.sub(today, then[d]) for d in (1, 2, 3)]
-    parts = [
-        base,
-        now,
-        other,
-        level,
-        *(g.columns(root[d], [0, 1, 2]) for d in (1, 2, 3)),
-        *against,
-        g.mean_known(g.concat(against)),
-        g.unrest(day, day_before),
-        g.unrest(day_before, third),
-        g.unrest(g.columns(day, range(6)), g.columns(day_before, range(6))),
-        g.sub(coming[2], coming[1]),
-        g.sub(coming[3], coming[1]),
-        g.rows("tens", _last(TENS, 0), 0),
-        *_facts(g),
-        *_daily(g),
-    ]
-    unit = g.mul(g.columns("facts", [CURVE_FEED]), g.const(1 / 1000 / 24))  # of g a day: kg (l) in an hour
-    return Columns(g.concat(parts), base, unit, root=True)
-
-
-def _hourly_temperature(g: Graph) -> Columns:
-    """Return the columns for the mean temperature of the next hour; the base is the temperature now."""
-    ten = g.rows("tens", _last(TENS, *range(6)), 0)
-    hours = g.rows("hours", _last(HOURS, 0, 1, 2, 3), H_TEMPERATURE)
-    yesterday = g.rows("hours", _last(HOURS, 22, 23, 24, 25), H_TEMPERATURE)
-    before = g.rows("hours", _last(HOURS, 46, 47, 48), H_TEMPERATURE)
-    days = g.rows("days", _last(DAYS_LONG, 0), D_TEMPERATURE)
-    long = g.rows("hours", _last(HOURS, *range(48)), H_TEMPERATURE)
-    now = g.first_known([g.columns(ten, [i]) for i in range(6)])
-    base = g.first_known(
-        [now, g.columns(hours, [0]), g.columns(hours, [1]), g.columns(yesterday, [1]), days, g.const([[21.0]])]
-    )
-    outside = g.rows("hours", _last(HOURS, 0, 1, 2, 23, 24), H_OUTSIDE)
-    outside_now = g.rows("tens", _last(TENS, 0, 3), 1)
-    parts = [
-        base,
-        g.sub(ten, base),
-        g.sub(hours, base),
-        g.sub(yesterday, base),
-        g.sub(g.columns(yesterday, [1]), g.columns(yesterday, [2])),  # what the same hour did yesterday
-        g.sub(g.columns(before, [1]), g.columns(before, [2])),
-        g.sub(days, base),
-        g.unrest(g.columns(ten, range(5)), g.columns(ten, range(1, 6))),
-        g.unrest(g.columns(long, range(24)), g.columns(long, range(1, 25))),
-        g.unrest(g.columns(long, range(24)), g.columns(long, range(24, 48))),
-        outside_now,
-        g.sub(outside, g.columns(outside_now, [0])),
-        *_facts(g),
-    ]
-    return Columns(g.concat(parts), base, _for_each(g, 1.0), root=False)
-
-
-def _daily_flow(g: Graph, column: int, hour_column: int, usual: float) -> Columns:
-    """Return the columns for a flow over the next day; the base is the last day."""
-    rate = g.op("Sqrt", g.rows("days", _last(DAYS_LONG, *range(8)), column))
-    base = g.first_known([*(g.columns(rate, [i]) for i in range(4)), g.const([[usual**0.5]])])
-    hours = g.op("Sqrt", g.rows("hours", _last(HOURS, *range(6)), hour_column))
-    same = g.op("Sqrt", g.rows("hours", _last(HOURS, *range(24, 30)), hour_column))
-    gone_up = g.sub(hours, same)
-    parts = [
-        base,
-        g.sub(rate, base),
-        g.columns(gone_up, [0, 1, 2]),
-        g.mean_known(gone_up),
-        *_facts(g),
-        *_daily(g),
-    ]
-    return Columns(g.concat(parts), base, g.mul(g.columns("facts", [CURVE_FEED]), g.const(1 / 1000)), root=True)
-
-
-def _daily_gain(g: Graph) -> Columns:
-    """Return the columns for the scale's gain over the next day, in units of the curve's intake of a day."""
-    weight = g.rows("days", _last(DAYS_LONG, *range(8)), D_WEIGHT)
-    steps = g.sub(g.columns(weight, range(7)), g.columns(weight, range(1, 8)))
-    base = _for_each(g, 0.6)  # about what the curve gains for what it eats
-    parts = [steps, g.mean_known(steps), *_facts(g), *_daily(g)]
-    return Columns(g.concat(parts), base, g.columns("facts", [CURVE_FEED]), root=False)
-
-
 def columns_of(g: Graph) -> dict[str, Columns]:
     """Return the columns of every head. Rates are ml of water or g of feed for a g of the curve's intake."""
-    return {
-        "water_1h": _hourly_flow(g, H_WATER, D_WATER, 1.8),
-        "feed_1h": _hourly_flow(g, H_FEED, D_FEED, 1.0),
-        "temperature_1h": _hourly_temperature(g),
-        "water_1d": _daily_flow(g, D_WATER, H_WATER, 1.8),
-        "feed_1d": _daily_flow(g, D_FEED, H_FEED, 1.0),
-        "weight_gain_1d": _daily_gain(g),
+    t = Terms(g)
+    looks = {
+        "water_1h": _hourly_flow(t, H_WATER, D_WATER, 1.8),
+        "feed_1h": _hourly_flow(t, H_FEED, D_FEED, 1.0),
+        "temperature_1h": _hourly_temperature(t),
+        "water_1d": _daily_flow(t, D_WATER, H_WATER, 1.8),
+        "feed_1d": _daily_flow(t, D_FEED, H_FEED, 1.0),
+        "weight_gain_1d": _daily_gain(t),
     }
+    row, place = t.gathered()
+    zero = g.mul(g.columns("facts", [HOUR_SIN]), g.const(0.0))
+    feed = g.columns("facts", [CURVE_FEED])
+    found = {}
+    for name, look in looks.items():
+        usual = g.add(zero, g.const(look.usual))
+        bases = [g.columns(row, [place[term] for term in look.bases])] if look.bases else []
+        base = g.first_known(g.concat([*bases, usual])) if bases else usual
+        parts = [g.columns(row, [place[term] for term in look.terms]), base]
+        if look.against_base:
+            parts.append(g.sub(g.columns(row, [place[term] for term in look.against_base]), base))
+        unit = g.mul(feed, g.const(look.unit)) if look.per_feed else g.add(zero, g.const(look.unit))
+        found[name] = Columns(g.concat(parts), base, unit, look.root)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,21 +387,35 @@ def new_graph() -> Graph:
 def export(trained: Mapping[str, Trained]) -> ModelProto:
     """Return the model: columns and network of every head, and the quantiles in the head's own unit."""
     g = new_graph()
-    outputs: dict[str, tuple[str, Sequence[str | int]]] = {}
-    for name, nodes in columns_of(g).items():
-        head = trained[name]
-        x = g.prepared(nodes.columns, head.scaling.mean, head.scaling.spread, head.scaling.gaps)
-        middle, below, above = head.net.emit(g, x)
-        spread = head.scaling.target
-        p50 = g.add(nodes.base, g.mul(middle, g.const(spread)))
-        p10 = g.sub(p50, g.mul(below, g.const(spread * head.stretch[0])))
-        p90 = g.add(p50, g.mul(above, g.const(spread * head.stretch[1])))
-        quantiles = g.concat([p10, p50, p90])
-        if nodes.root:
-            quantiles = g.op("Max", quantiles, g.const(0.0))
-            quantiles = g.mul(quantiles, quantiles)
-        outputs[name] = (g.reshape(g.mul(quantiles, nodes.unit), [-1, 1, 3]), ("houses", 1, 3))
-    return g.model(outputs)
+    nodes = columns_of(g)
+    heads = [trained[name] for name in nodes]
+    widths = [len(head.scaling.mean) for head in heads]
+    begins = [sum(widths[:i]) for i in range(len(widths))]
+    gaps = [begin + gap for begin, head in zip(begins, heads, strict=True) for gap in head.scaling.gaps]
+    mean, spread = (
+        np.concatenate(part) for part in ([h.scaling.mean for h in heads], [h.scaling.spread for h in heads])
+    )
+    seen = g.prepared(g.concat([c.columns for c in nodes.values()]), mean, spread, gaps)
+    outs, at = [], sum(widths)
+    for head, begin, width in zip(heads, begins, widths, strict=True):
+        mine = [*range(begin, begin + width), *range(at, at + len(head.scaling.gaps))]
+        at += len(head.scaling.gaps)
+        outs.append(head.net.emit(g, g.columns(seen, mine)))
+    out = g.reshape(g.concat(outs), [-1, len(heads), 3])
+    size = np.array([head.scaling.target for head in heads])[:, None]
+    stretch = np.array([head.stretch for head in heads])
+    base, unit = (
+        g.reshape(g.concat(part), [-1, len(heads), 1])
+        for part in ([c.base for c in nodes.values()], [c.unit for c in nodes.values()])
+    )
+    p50 = g.add(base, g.mul(g.columns(out, [0]), g.const(size)))
+    halves = g.mul(g.op("Softplus", g.columns(out, [1, 2])), g.const(size * stretch * [-1, 1]))
+    outer = g.add(p50, halves)
+    values = g.concat([g.columns(outer, [0]), p50, g.columns(outer, [1])])
+    positive = g.op("Max", values, g.const(0.0))
+    is_root = g.const(np.array([c.root for c in nodes.values()])[:, None], np.bool_)
+    g.split(g.mul(g.op("Where", is_root, g.mul(positive, positive), values), unit), list(nodes), axis=1)
+    return g.model({name: (name, ("houses", 1, 3)) for name in nodes})
 
 
 def outputs_of(judges: Mapping[str, Judge]) -> tuple[Output, ...]:

@@ -30,13 +30,16 @@ class Graph:
         """Begin a graph with float32 inputs of these shapes."""
         self.inputs = {name: tuple(shape) for name, shape in inputs.items()}
         self._nodes: list[NodeProto] = []
+        self._known: dict[tuple[str, tuple[str, ...], str], str] = {}
         self._constants: dict[bytes, TensorProto] = {}
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:  # noqa: ANN401 - ONNX attributes are of any type
-        """Add a node of one output."""
-        name = f"{kind.lower()}_{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
-        return name
+        """Add a node of one output; the same node twice is one."""
+        key = (kind, inputs, repr(sorted(attributes.items())))
+        if key not in self._known:
+            name = self._known[key] = f"{kind.lower()}_{len(self._nodes)}"
+            self._nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return self._known[key]
 
     def const(self, values: ArrayLike, dtype: type[np.generic] = np.float32) -> str:
         """Return a constant."""
@@ -75,16 +78,20 @@ class Graph:
         return self.op("Gather", a, self.const(indices, np.int64), axis=-1)
 
     def rows(self, a: str, indices: Sequence[int], column: int) -> str:
-        """Return one column of some rows of ``a`` [houses, rows, columns], as [houses, len(indices)]."""
-        picked = self.op("Gather", a, self.const(indices, np.int64), axis=1)
-        return self.op("Gather", picked, self.const(column, np.int64), axis=2)
+        """Return one column of some rows of an input [houses, rows, columns], as [houses, len(indices)]."""
+        _, rows, columns = self.inputs[a]
+        flat = self.reshape(a, [-1, int(rows) * int(columns)])
+        return self.columns(flat, [row * int(columns) + column for row in indices])
 
-    def first_known(self, choices: Sequence[str]) -> str:
-        """Return the first of the choices that is a number."""
-        known = choices[-1]
-        for choice in reversed(choices[:-1]):
-            known = self.op("Where", self.op("IsNaN", choice), known, choice)
-        return known
+    def first_known(self, a: str) -> str:
+        """Return the first number in each row of ``a`` [houses, n], as [houses, 1]; NaN where there is none."""
+        known = self.op("Cast", self.op("Not", self.op("IsNaN", a)), to=TensorProto.FLOAT)
+        return self.op("GatherElements", a, self.op("ArgMax", known, axis=1, keepdims=1), axis=1)
+
+    def split(self, a: str, names: Sequence[str], axis: int) -> None:
+        """Name the parts of ``a``, of one each along ``axis``."""
+        sizes = self.const([1] * len(names), np.int64)
+        self._nodes.append(helper.make_node("Split", [a, sizes], list(names), axis=axis))
 
     def mean_known(self, a: str) -> str:
         """Return the mean of the numbers in each row of ``a`` [houses, n], as [houses, 1]; NaN where there is none."""
@@ -113,7 +120,8 @@ class Graph:
 
     def model(self, outputs: Mapping[str, tuple[str, Sequence[str | int]]]) -> ModelProto:
         """Return the finished model: output name -> (the result it shows, its shape)."""
-        nodes = [*self._nodes, *(helper.make_node("Identity", [value], [name]) for name, (value, _) in outputs.items())]
+        shown = [(value, name) for name, (value, _) in outputs.items() if value != name]
+        nodes = [*self._nodes, *(helper.make_node("Identity", [value], [name]) for value, name in shown)]
 
         def described(shapes: Iterable[tuple[str, Sequence[str | int]]]) -> list[Any]:
             return [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name, shape in shapes]

@@ -100,16 +100,12 @@ class Net:
                 d = (d @ self.weights[i].T) * (layers[i] > 0)
         return of_weights + of_biases
 
-    def emit(self, graph: Graph, x: str) -> tuple[str, str, str]:
-        """Add the network to a graph; return m, softplus(a), softplus(b)."""
+    def emit(self, graph: Graph, x: str) -> str:
+        """Add the network to a graph; return its outputs (m, a, b)."""
         for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = graph.add(graph.op("MatMul", x, graph.const(w)), graph.const(b))
             x = graph.op("Relu", x) if i < len(self.weights) - 1 else x
-        return (
-            graph.columns(x, [0]),
-            graph.op("Softplus", graph.columns(x, [1])),
-            graph.op("Softplus", graph.columns(x, [2])),
-        )
+        return x
 
 
 def pinball(y: NDArray[np.floating], quantiles: NDArray[np.floating]) -> float:

@@ -104,7 +104,9 @@ def columns_of(g: Graph) -> Columns:
         unrest = g.unrest(g.columns(steps, range(13)), g.columns(steps, range(1, 14)))
         parts += [recent, *means, g.sub(means[0], means[1]), g.sub(means[1], means[2]), unrest]
         if column == WEIGHT:
-            base = g.first_known([means[0], means[1], means[2], means[3], g.const([[-0.05]])])
+            base = g.first_known(
+                g.concat([*means, g.add(g.mul(g.columns("facts", [AGE]), g.const(0.0)), g.const(-0.05))])
+            )
             parts.append(base)
     parts += [g.mean_known(g.rows("course", _rows(*range(3)), TEMPERATURE))]
     parts += [g.columns("facts", [AGE, FRACTION, PARENTS, COBB, MALE, FEMALE])]
@@ -183,11 +185,11 @@ def export(trained: Trained) -> ModelProto:
     g = new_graph()
     nodes = columns_of(g)
     x = g.prepared(nodes.columns, trained.scaling.mean, trained.scaling.spread, trained.scaling.gaps)
-    middle, below, above = trained.net.emit(g, x)
-    spread = trained.scaling.target
-    p50 = g.add(nodes.base, g.mul(middle, g.const(spread)))
-    p10 = g.sub(p50, g.mul(below, g.const(spread * trained.stretch[0])))
-    p90 = g.add(p50, g.mul(above, g.const(spread * trained.stretch[1])))
+    out = trained.net.emit(g, x)
+    spread, (below, above) = trained.scaling.target, trained.stretch
+    p50 = g.add(nodes.base, g.mul(g.columns(out, [0]), g.const(spread)))
+    p10 = g.sub(p50, g.mul(g.op("Softplus", g.columns(out, [1])), g.const(spread * below)))
+    p90 = g.add(p50, g.mul(g.op("Softplus", g.columns(out, [2])), g.const(spread * above)))
     weight = g.mul(g.op("Exp", g.concat([p10, p50, p90])), nodes.curve)
     return g.model({"weight_g": (weight, ("houses", len(HORIZONS), len(QUANTILES)))})
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -13,6 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 MANIFEST = """\
 name = "weight"
@@ -41,7 +43,7 @@ horizons = ["1d"]
 
 def write_bundle(directory: Path) -> Path:
     """Write a bundle that "predicts" the water of three days, give or take a hundred; return its directory."""
-    weights = {
+    weights: dict[str, NDArray[Any]] = {
         "axes": np.array([1, 2], np.int64),
         "shape": np.array([-1, 1, 1], np.int64),
         "spread": np.array([[[-100, 0, 100]]], np.float32),
@@ -65,7 +67,7 @@ def write_bundle(directory: Path) -> Path:
     (directory / "CARD.md").write_text("# A model for tests\n")
     course = np.arange(6, dtype=np.float32).reshape(2, 3, 1)
     outputs = course.sum(axis=(1, 2))[:, None, None] + weights["spread"]
-    np.savez(directory / "selftest.npz", **{"in.course": course, "out.weight": outputs.astype(np.float32)})  # type: ignore[arg-type]  # numpy's stubs take the names for its own
+    np.savez(directory / "selftest.npz", **{"in.course": course, "out.weight": outputs.astype(np.float32)})
     return directory
 
 

@@ -1,4 +1,4 @@
-"""The demo as a visitor meets it: a fault seen, a warning raised and cleared, weights predicted, and nothing left behind."""
+"""The demo as a visitor meets it: a warning raised and cleared, weights predicted, nothing left behind."""
 
 from __future__ import annotations
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import random
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -23,10 +22,12 @@ from agent.strains import ROSS_308
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
 READINGS = ("at", "house", "signal", "value")
 FLOCKS = (
-    "house", "flock", "placed_on", "birds_placed", "strain", "sex", "parent_age_weeks", "ended_on", "slaughter_weight_g",
+    "house", "flock", "placed_on", "birds_placed", "strain", "sex", "parent_age_weeks", "ended_on",
+    "slaughter_weight_g",
 )  # fmt: skip
 EVENTS = ("at", "house", "command")
 WARNINGS_OUT = (
@@ -38,7 +39,7 @@ PREDICTIONS_OUT = (
 )  # fmt: skip
 QUALITY_OUT = ("house", "signal", "from", "to", "quality", "reason")
 START = datetime(2026, 1, 1, tzinfo=UTC)
-DAYS = 3
+DAYS = 4
 
 Row = dict[str, str]
 
@@ -106,9 +107,9 @@ def iso(at: datetime) -> str:
 
 @pytest.fixture(scope="module")
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """Give three days of two houses every ten minutes: a blocked water line, a stuck sensor, gaps, mortality."""
+    """Give four days of two houses every ten minutes: a blocked water line, a stuck sensor, gaps."""
     folder = tmp_path_factory.mktemp("farm")
-    faults = ("water_line_blocked@house2:1.4+6", "sensor_stuck@house1:0.3+30", "ventilation_failure@house1:2.3+3")
+    faults = ("water_line_blocked@house2:3.2+6", "sensor_stuck@house1:0.3+30")
     words = ["simulate", "--houses", "2", "--days", str(DAYS), "--seed", "11", "--stagger", "--interval", "600"]
     words += [word for fault in faults for word in ("--fault", fault)]
     assert main([*words, "--out", str(folder)]) == 0
@@ -132,7 +133,7 @@ def test_the_faults_of_a_farm_are_found_and_their_end_too(played: Result) -> Non
     found = {(row["house"], row["rule"].partition("-")[0], row["signal"]) for row in played.warnings}
     assert ("house2", "deviation", "water") in found
     assert {house for house, kind, _ in found if kind == "stuck"} == {"house1"}
-    began = START + timedelta(days=1.4)
+    began = START + timedelta(days=3.2)
     [water] = [
         row
         for row in played.warnings
@@ -151,7 +152,7 @@ def test_every_flock_gets_its_weights_once_a_day_at_least(farm: Files, played: R
     """For the slaughter day, and for one, two, five and seven days on."""
     for told in farm.flocks:
         mine = [row for row in played.predictions if row["house"] == told["house"] and row["target"] == "weight_g"]
-        made = {}
+        made: dict[str, set[str]] = {}
         for row in mine:
             made.setdefault(row["made_at"][:10], set()).add(row["target_at"])
         days = {str((START + timedelta(days=n)).date()) for n in range(1, DAYS)}
@@ -171,10 +172,14 @@ def test_rows_of_quality_are_intervals(played: Result) -> None:
 # --- the order of lines, duplicates, the end --------------------------------------------------------------------------
 
 
-def test_lines_in_any_order_give_the_same_result(farm: Files, played: Result, tmp_path: Path) -> None:
+def test_lines_in_any_order_and_lines_that_come_twice_change_nothing(
+    farm: Files, played: Result, tmp_path: Path
+) -> None:
+    """The identity of a reading is house, signal and time; of two values the first one counts, as it does live."""
     chance = random.Random(5)
     shuffled = Files(*(chance.sample(rows, len(rows)) for rows in farm))
-    again = replay(tmp_path, shuffled)
+    others = [row | {"value": str(float(row["value"]) + 1)} for row in farm.readings[::3]]
+    again = replay(tmp_path, shuffled._replace(readings=[*shuffled.readings, *farm.readings[::2], *others]))
     assert again.warnings == played.warnings
     assert again.predictions == played.predictions
     assert sorted(map(sorted_row, again.quality)) == sorted(map(sorted_row, played.quality))
@@ -184,15 +189,7 @@ def sorted_row(row: Row) -> list[tuple[str, str]]:
     return sorted(row.items())
 
 
-def test_lines_that_come_twice_change_nothing(farm: Files, played: Result, tmp_path: Path) -> None:
-    """The identity of a reading is house, signal and time; of two values the first one counts, as it does live."""
-    others = [row | {"value": str(float(row["value"]) + 1)} for row in farm.readings[::3]]
-    again = replay(tmp_path, farm._replace(readings=[*farm.readings, *farm.readings[::2], *others]))
-    assert again.warnings == played.warnings
-    assert again.predictions == played.predictions
-
-
-@pytest.mark.parametrize("hours", [38.5, 50 + 1 / 6])
+@pytest.mark.parametrize("hours", [79.5, 83.28])
 def test_nothing_looks_ahead(hours: float, farm: Files, played: Result, tmp_path: Path) -> None:
     """A recording that was cut says the same up to the cut: warnings, predictions, quality."""
     cut = START + timedelta(hours=hours)
@@ -237,9 +234,9 @@ def test_one_value_a_day_is_enough(tmp_path: Path) -> None:
 
     files = Files(daily("h1", placed, 30, of_day), [flock("h1", placed, date(2026, 2, 11))], [])
     result = replay(tmp_path, files)
-    assert [(row["rule"], row["raised_at"], row["day_number"]) for row in result.warnings if row["about"] == "birds"] == [
-        ("mortality", "2026-01-17T00:00:00Z", "16")
-    ]
+    assert [
+        (row["rule"], row["raised_at"], row["day_number"]) for row in result.warnings if row["about"] == "birds"
+    ] == [("mortality", "2026-01-17T00:00:00Z", "16")]
     assert not [row for row in result.warnings if row["about"] in {"data", "equipment"}]
     made = {row["made_at"][:10] for row in result.predictions if row["target"] == "weight_g"}
     assert {str(placed + timedelta(days=n)) for n in range(1, 30)} <= made
@@ -264,7 +261,9 @@ def test_one_flock_after_the_other_in_one_house(tmp_path: Path) -> None:
     flocks = [flock("h1", first, change), flock("h1", change, last, flock="B")]
     result = replay(tmp_path, Files([], flocks, []))
     assert {row["flock"] for row in result.predictions if row["made_at"] < f"{change}T00:00"} == {"h1-A"}
-    assert {row["flock"] for row in result.predictions if row["made_at"] > f"{change + timedelta(days=1)}T00:00"} == {"B"}
+    assert {row["flock"] for row in result.predictions if row["made_at"] > f"{change + timedelta(days=1)}T00:00"} == {
+        "B"
+    }
 
 
 def test_readings_without_flocks_are_judged_for_quality_alone(farm: Files, tmp_path: Path) -> None:
@@ -341,18 +340,21 @@ def test_live_and_replay_say_the_same(farm: Files, played: Result, tmp_path: Pat
         predictions = columns(reader, "predictions")
         quality = [row for row in columns(reader, "events") if row["kind"] == "quality"]
 
-    raised = {(row["house"], row["rule"], iso(from_ms(row["raised_at"]))) for row in warnings if row["state"] == "active"}
+    raised = {
+        (row["house"], row["rule"], iso(from_ms(row["raised_at"]))) for row in warnings if row["state"] == "active"
+    }
     assert raised == {(row["house"], row["rule"], row["raised_at"]) for row in played.warnings}
     texts = {row["text"] for row in warnings}
     assert {row["text"] for row in played.warnings} <= texts
-    assert sorted(
-        (row["house"], iso(from_ms(row["at"])), iso(from_ms(row["target_at"]))[:10], f"{row['p50']:.6g}")
-        for row in predictions
-    ) == sorted(
-        (row["house"], row["made_at"], row["target_at"], row["p50"])
+    live: dict[tuple[str, str, str], str] = {}
+    for row in predictions:  # where the slaughter day is one of the days ahead, the files say it once
+        key = (row["house"], iso(from_ms(row["at"])), iso(from_ms(row["target_at"]))[:10])
+        live.setdefault(key, f"{row['p50']:.6g}")
+    assert live == {
+        (row["house"], row["made_at"], row["target_at"]): row["p50"]
         for row in played.predictions
         if datetime.fromisoformat(row["made_at"]) > START
-    )
+    }
     ended = {
         (row["house"], row["signal"], iso(from_ms(row["from_at"])), iso(from_ms(row["to_at"])))
         for row in quality
@@ -362,6 +364,6 @@ def test_live_and_replay_say_the_same(farm: Files, played: Result, tmp_path: Pat
     assert ended
 
 
-def columns(reader: StoreReader, stream: str) -> list[dict[str, object]]:
+def columns(reader: StoreReader, stream: str) -> list[dict[str, Any]]:
     found = reader.rows(stream, 1, 2**62)
     return [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]

@@ -123,6 +123,18 @@ def without_array(name: str) -> Callable[[Path], None]:
     return change
 
 
+def both(first: Callable[[Path], None], then: Callable[[Path], None]) -> Callable[[Path], None]:
+    """Return one change after the other."""
+
+    def change(directory: Path) -> None:
+        first(directory)
+        then(directory)
+
+    return change
+
+
+HINDSIGHT = replaced("length = 6 }", 'length = 6, end = "horizon" }')
+
 BAD_BUNDLES: list[tuple[str, Callable[[Path], None], str]] = [
     ("no manifest", without("manifest.toml"), r"manifest\.toml: is missing; a bundle is model\.onnx"),
     ("no model", without("model.onnx"), r"model\.onnx: is missing"),
@@ -159,6 +171,12 @@ BAD_BUNDLES: list[tuple[str, Callable[[Path], None], str]] = [
     ("falling quantiles", replaced("[0.1, 0.5, 0.9]", "[0.9, 0.5, 0.1]"), r"quantiles must rise"),
     ("bad horizon", replaced('"1h"', '"1 hour"'), r"'1 hour' is no horizon; write 30min, 1h, 2d or slaughter"),
     ("horizon off the grid", replaced('"1h"', '"5min"'), r"needs horizons that are multiples of 600 s, not '5min'"),
+    (
+        "hindsight by the day",
+        replaced("length = 6 }", 'length = 6, align = "day", end = "horizon" }'),
+        r"goes with align = 'end'",
+    ),
+    ("hindsight elsewhere", both(replaced('"expect"', '"custom"'), HINDSIGHT), r"only task 'expect' is judged"),
     ("double name", replaced('mask = "course_mask"', 'mask = "water"'), r"tensor name 'water' stands twice"),
     ("escaping file", replaced('"model.onnx"', '"../model.onnx"'), r"model\.file"),
 ]

@@ -1,4 +1,7 @@
-"""The simulated farm obeys the published figures: breed tables, CIGR heat, Aviagen ventilation, field mortality."""
+"""The simulated farm obeys the published figures: breed tables, CIGR heat, Aviagen ventilation, field mortality.
+
+"Derived" are the figures so called in docs/sources.md.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ PER_DAY = 48  # half-hour steps
 IDEAL_HOUSE = {
     "capacity": 40_000.0,
     "birds_per_m2": 16.0,
-    "height_m": 3.0,  # 2,500 m2 x 3 m = 7,500 m3, the dossier's example house
+    "height_m": 3.0,  # 2,500 m2 x 3 m = 7,500 m3, the derived figures' house
     "min_vent_factor": 1.0,
     "humidity_gain": 0.0,
     "direct_heating": 1.0,
@@ -61,7 +64,7 @@ def daily(recording: Recording, signal: str) -> NDArray[np.float64]:
 
 
 def test_heat_moisture_and_carbon_dioxide_are_those_of_the_standards() -> None:
-    """The dossier's derived figures for Ross 308 on SKOV's temperature curve, at 7, 21, 35 and 42 days."""
+    """The derived figures for Ross 308 on SKOV's temperature curve, at 7, 21, 35 and 42 days."""
     kg = np.array([0.213, 1.012, 2.296, 2.998])
     cel = np.array([30.0, 26.0, 21.0, 19.0])
     heat = heat_w(kg)
@@ -121,7 +124,7 @@ def test_ventilation_holds_the_set_point_and_stands_still_in_mild_weather() -> N
 
 
 def test_without_fans_carbon_dioxide_rises_317_ppm_a_minute() -> None:
-    """The dossier's derived onset of a power failure: 40,000 birds of 2.3 kg in 7,500 m3."""
+    """The derived onset of a power failure: 40,000 birds of 2.3 kg in 7,500 m3."""
     climate = climate_of(2.3, 35, 15, hours=12)
     before, warm_before = climate.co2[0], climate.temperature[0]
     advance(climate, 2.3, 35, 15, fans_lost=1.0)

@@ -6,7 +6,8 @@ import pytest
 
 from agent.check import _rules as check_rules
 from agent.config import Config, RuleOverride, parse_config
-from agent.domain import About, HouseState, Severity
+from agent.domain import RULE_KINDS, About, HouseState, Severity
+from agent.errors import ConfigError
 from agent.rules import KINDS, kind_of, rule_by_default, rule_of
 
 
@@ -96,14 +97,25 @@ def test_what_the_file_says_reaches_the_rule() -> None:
 
 
 @pytest.mark.parametrize("name", ["deviaton-water", "heat", "-water", ""])
-def test_a_rule_of_no_kind_is_found_by_check(name: str) -> None:
-    config = Config.model_validate({"warnings": {"rules": {name: {"enabled": False}}}})
-    [finding] = check_rules(config)
-    assert finding.is_bad
-    assert f"[warnings.rules.{name}]" in finding.said
-    assert "deviation" in finding.said
+def test_a_rule_of_no_kind_is_refused_with_the_kinds_there_are(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"warnings\.rules.*there are deviation, trend"):
+        parse_config({"warnings": {"rules": {name: {"enabled": False}}}}, "agent.toml")
     with pytest.raises(KeyError):
         rule_of(name, {})
+
+
+def test_the_kinds_that_the_configuration_knows_are_those_that_there_are() -> None:
+    assert tuple(KINDS) == RULE_KINDS
+
+
+def test_a_rule_or_an_override_of_an_unknown_signal_is_noted_but_not_refused() -> None:
+    document = {
+        "warnings": {"rules": {"missing-watr": {}}},
+        "house": [{"id": "house1", "signals": {"watr": {"low": 0}}}],
+    }
+    findings = list(check_rules(Config.model_validate(document)))
+    assert [finding.what for finding in findings] == ["rules", "signals"]
+    assert all("'watr'" in finding.said and not finding.is_bad for finding in findings)
 
 
 def test_a_rule_that_is_right_is_no_finding() -> None:

@@ -10,6 +10,7 @@ from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.predict import Model
 from models_onnx.evaluate.__main__ import main as evaluate
 from models_onnx.evaluate.run import expected_figures, weighed_figures
+from models_onnx.train import expect
 from models_onnx.train.data import collect, flocks_of
 from models_onnx.train.graph import Graph
 from models_onnx.train.net import Net, Scaling, calibrated, fit, pinball
@@ -90,7 +91,7 @@ def test_shipped_expectations_beat_same_as_yesterday_on_an_unseen_farm(flocks: S
     samples = collect(flocks, EXPECT_WANTED, per_day=8, seed=5, held=False, days=range(4, 24))
     for figure in expected_figures(model, samples, []):
         assert figure.instants > 100
-        assert figure.error < figure.yesterday, figure.name
+        assert figure.forecast < figure.yesterday, figure.name
 
 
 def test_shipped_weights_beat_same_as_yesterday_on_an_unseen_farm(flocks: Sequence[FlockData]) -> None:
@@ -102,7 +103,7 @@ def test_shipped_weights_beat_same_as_yesterday_on_an_unseen_farm(flocks: Sequen
         assert figure.error < figure.baselines["same as yesterday"], figure.name
 
 
-def test_quantiles_of_an_exported_model_are_those_that_were_trained() -> None:
+def test_an_exported_network_gives_what_the_trained_one_gives() -> None:
     """Columns prepared in the graph and in numpy, the network in both: the same numbers, gaps included."""
     rng = np.random.default_rng(0)
     columns = rng.normal(size=(50, 5)).astype(np.float32)
@@ -112,10 +113,39 @@ def test_quantiles_of_an_exported_model_are_those_that_were_trained() -> None:
     assert 0 not in scaling.gaps
     net = Net(5 + len(scaling.gaps), seed=3)
     graph = Graph({"x": ("houses", 5)})
-    middle, below, above = net.emit(graph, graph.prepared("x", scaling.mean, scaling.spread, scaling.gaps))
-    m, b, a = graph.values([middle, below, above], {"x": columns})
-    wanted = net.quantiles(scaling.prepared(columns))
-    assert np.concatenate((m - b, m, m + a), axis=1) == pytest.approx(wanted, abs=1e-5)
+    out = net.emit(graph, graph.prepared("x", scaling.mean, scaling.spread, scaling.gaps))
+    [got] = graph.values([out], {"x": columns})
+    assert got == pytest.approx(net.forward(scaling.prepared(columns))[-1], abs=1e-5)
+
+
+def test_terms_are_the_cells_that_they_name() -> None:
+    """Cells counted back from the last row, roots, differences, means of what is known, and facts."""
+    graph = expect.new_graph()
+    terms = expect.Terms(graph)
+    now, coming = terms.at("hours", 0, expect.H_FEED), terms.at("hours", 23, expect.H_FEED)
+    warm = [terms.at("days", back, expect.D_TEMPERATURE) for back in range(3)]
+    asked = [
+        terms.root(coming),
+        terms.less(terms.root(now), terms.root(coming)),
+        terms.mean(warm),
+        terms.unrest(warm[:2], warm[1:]),
+        terms.log(terms.fact(expect.CURVE_WEIGHT)),
+        terms.mean([terms.at("tens", 0, 1), terms.at("tens", 1, 1)]),
+    ]
+    row, place = terms.gathered()
+    rng = np.random.default_rng(4)
+    tensors = {s.name: rng.uniform(1, 2, (3, *(int(n) for n in s.shape[1:]))).astype(np.float32) for s in expect.INPUTS}
+    tensors["days"][1, -2, expect.D_TEMPERATURE] = np.nan
+    tensors["tens"][2, -2:, 1] = np.nan
+    got = graph.values([graph.columns(row, [place[term] for term in asked])], tensors)[0]
+    flow, days = np.sqrt(tensors["hours"][:, :, expect.H_FEED]), tensors["days"][:, :, expect.D_TEMPERATURE]
+    assert got[:, 0] == pytest.approx(flow[:, -24])
+    assert got[:, 1] == pytest.approx(flow[:, -1] - flow[:, -24], abs=1e-6)
+    assert got[:, 2] == pytest.approx(np.nanmean(days[:, -3:], axis=1))
+    assert got[[0, 2], 3] == pytest.approx(np.abs(np.diff(days[[0, 2], -3:])).mean(axis=1), abs=1e-6)
+    assert np.isnan(got[1, 3])
+    assert got[:, 4] == pytest.approx(np.log(tensors["facts"][:, expect.CURVE_WEIGHT]))
+    assert np.isnan(got[:, 5]).tolist() == [False, False, True]
 
 
 def test_gradients_are_those_of_the_pinball_loss() -> None:

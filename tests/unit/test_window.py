@@ -447,6 +447,22 @@ def test_facts_are_as_of_the_window_end_and_unknown_ones_are_nan() -> None:
     assert math.isnan(a_window().tensor(spec, at, None).values[0])
 
 
+def test_a_grid_that_ends_with_the_horizon_is_known_in_hindsight_only() -> None:
+    """What an expectation may take as given: measured when the agent looks back, missing in a forecast."""
+    grid = Grid(step_s=3600, length=1, end="horizon")
+    light = InputSpec(name="light", shape=("houses", 1, 1), grid=grid, features=(Feature(signal="light"),), mask="lit")
+    course = spec_of(Feature(signal="light"), length=1, mask=None)
+    window = a_window("light")
+    window.add(block("light", every(10, 2), [0.0] * 6 + [20.0] * 6))
+    at = START + timedelta(hours=1)
+    back = window.inputs((course, light), at, FLOCK, ahead=timedelta(hours=1))
+    assert (back.tensors["course"].item(), back.tensors["light"].item(), back.tensors["lit"].item()) == (0, 20, 1)
+    forecast = window.inputs((course, light), at, FLOCK)
+    assert math.isnan(forecast.tensors["light"].item())
+    assert forecast.tensors["lit"].item() == 0
+    assert forecast.coverage == back.coverage == 1
+
+
 def test_a_curve_goes_on_beyond_the_breeders_last_day() -> None:
     weight, eaten = curves_of(ROSS_308)
     assert curve_at(weight, np.array([-1.0, 0.5, 56, 58]))[[0, 1, 2]].tolist() == [44, 53, 4318]
