@@ -6,7 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING
 
-from agent.domain import Evidence
+from agent.domain import Evidence, WarningState
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -34,7 +34,7 @@ def alert(event: WarningEvent) -> dict[str, object]:
         "id": standing.id,
         "rule": standing.rule,
         "about": event.about.value,
-        "severity": int(standing.severity),
+        "severity": 0 if standing.state is WarningState.NORMAL else int(standing.severity),  # 0: nothing stands
         "state": standing.state.value,
         "house": standing.house,
         "flock": standing.flock,

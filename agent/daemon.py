@@ -178,6 +178,8 @@ class Agent:
         while buckets := [Bucket(*row) for row in islice(known.buckets, BUCKETS_AT_ONCE)]:
             for watch in self.watches:
                 watch.window.load(buckets)
+        for key in known.newest_ms:
+            self.decoder.guard.admit(*key)
         self._observed_seq = known.observed_seq
         self.quality.restore(Known(known.rhythms, known.newest_ms, _stuck(known.standings)))
         for readings in known.newer:
@@ -406,10 +408,11 @@ class Agent:
     def _clear(self, *, anew: bool) -> None:
         """Say once that a warning is over, then empty its topic; after a new connection, empty all that should be."""
         for watch in self.watches:
-            for event in watch.over(self.grid.last):
-                topic = self.topics.warning(watch.house, event.standing.rule)
+            for rule in watch.over():
+                topic = self.topics.warning(watch.house, rule)
                 if self._shown.pop(topic, None) is not None:
-                    self.bus.publish(topic, json.dumps(alert(event)).encode(), retain=True)
+                    last_word = json.dumps(alert(watch.last_word(rule, self.grid.last))).encode()
+                    self.bus.publish(topic, last_word, retain=True)
                     self.bus.publish(topic, b"", retain=True)
                 elif anew:
                     self.bus.publish(topic, b"", retain=True)

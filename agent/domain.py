@@ -114,7 +114,6 @@ class Reason(StrEnum):
     SEVERITY_ROSE = "severity_rose"  # active -> active, worse
     CANNOT_SAY = "cannot_say"  # evidence ran out: coverage or quality
     HOUSE_STATE = "house_state"  # the house state gates the rule
-    FLOCK_ENDED = "flock_ended"
     RULE_REMOVED = "rule_removed"  # the rule is not configured any more
     ACKNOWLEDGED_BY = "acknowledged_by"
     SHELVED_BY = "shelved_by"

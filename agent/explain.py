@@ -98,6 +98,8 @@ _OVER = {
     Reason.RULE_REMOVED: "is not watched any more",
 }
 
+_OVER_WHAT = {"mortality": "of the last day told", "deviation": "in the last hour", "trend": "in the last 24 hours"}
+
 _ALONE = {"missing": ("sensor_silent",), "silent": ("gateway_silent",), "stuck": ("sensor_stuck",)}
 
 
@@ -184,7 +186,13 @@ def _sentence(rule: WarningRule, standing: Standing) -> str:
         return f"{name} is out of its band"
     actual, expected = (_number(value, evidence.unit) for value in (evidence.actual, evidence.expected))
     way = "below" if direction_of(evidence) < 0 else "above"
-    over = "today" if kind == "mortality" else "in the last hour" if kind == "deviation" else "in the last 24 hours"
+    over = (
+        "of the last day told"
+        if kind == "mortality"
+        else "in the last hour"
+        if kind == "deviation"
+        else "in the last 24 hours"
+    )
     size = _size(evidence)
     band = ""
     if evidence.low is not None and evidence.high is not None:

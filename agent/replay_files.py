@@ -131,7 +131,7 @@ class Recording:
 
 
 def spool_readings(path: Path, folder: Path, zone: ZoneInfo) -> Recording:
-    """Read ``readings.csv`` into day files below ``folder``; a row without a value (blank, or NaN) is no reading and is counted.
+    """Read ``readings.csv`` into day files below ``folder``; a row without a value (blank, NaN) is counted.
 
     Raises:
         ReplayFileError: a line is wrong; the message names it.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from agent.clock import SimulatedClock, SystemClock
 from agent.config import NAME_PATTERN, load_config
-from agent.errors import BrokerError, BundleError, InputError, UsageError
+from agent.errors import BrokerError, BundleError, ConfigError, InputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,13 +63,17 @@ def clock_of(arguments: argparse.Namespace, config: Config) -> Clock:
     """
     told: str | None = getattr(arguments, "simulated_clock", None)
     remembered = config.data.clock_file
-    if told is not None:
-        clock = SimulatedClock.parse(told)
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        remembered.write_text(str(clock) + "\n", encoding="utf-8")
-        return clock
-    if remembered.exists():
-        return SimulatedClock.parse(remembered.read_text(encoding="utf-8").strip())
+    try:
+        if told is not None:
+            clock = SimulatedClock.parse(told)
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            remembered.write_text(str(clock) + "\n", encoding="utf-8")
+            return clock
+        if remembered.exists():
+            return SimulatedClock.parse(remembered.read_text(encoding="utf-8").strip())
+    except OSError as e:
+        message = f"[data] directory {remembered.parent} cannot be used: {e.strerror}; correct it or its rights"
+        raise ConfigError(message) from e
     return SystemClock()
 
 
@@ -205,7 +209,7 @@ def _flock_command(arguments: argparse.Namespace) -> int:
             f"{root}/command",
             command.encode(),
             answer_topic=f"{root}/response",
-            is_answer=lambda payload: json.loads(payload).get("id") == asked.id,
+            is_answer=lambda payload: _id_in(payload) == asked.id,
             timeout_s=ANSWER_WITHIN_S,
         )
     except BrokerError as e:
@@ -224,6 +228,15 @@ def _flock_command(arguments: argparse.Namespace) -> int:
     if value.get("note"):
         print(f"{arguments.house}: note: {value['note']}")
     return 0
+
+
+def _id_in(payload: bytes) -> object:
+    """Return the id of an answer; None for what is none."""
+    try:
+        answer = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    return answer.get("id") if isinstance(answer, dict) else None
 
 
 def _flock_list(arguments: argparse.Namespace) -> int:

@@ -569,15 +569,15 @@ class HouseWatch:
             if standing.state in PUBLISHED_STATES
         ]
 
-    def over(self, at: datetime) -> list[WarningEvent]:
-        """Return every rule that was once out of course and is not to be seen now."""
-        return [
-            self._event(
-                standing, standing.state, standing.reason or Reason.BACK_IN_BAND, max(at, standing.updated_at or at)
-            )
-            for standing in self.standings.values()
-            if standing.state not in PUBLISHED_STATES
-        ]
+    def over(self) -> list[str]:
+        """Return the rules that were once out of course and are not to be seen now."""
+        return [rule for rule, standing in self.standings.items() if standing.state not in PUBLISHED_STATES]
+
+    def last_word(self, rule: str, at: datetime) -> WarningEvent:
+        """Return what is to be said of a rule that is over."""
+        standing = self.standings[rule]
+        reason = standing.reason or Reason.BACK_IN_BAND
+        return self._event(standing, standing.state, reason, max(at, standing.updated_at or at))
 
     def day_number(self, at: datetime) -> int | None:
         """Return the flock's age in days at ``at``; None without a flock."""

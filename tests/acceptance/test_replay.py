@@ -347,9 +347,9 @@ def test_live_and_replay_say_the_same(farm: Files, played: Result, tmp_path: Pat
     texts = {row["text"] for row in warnings}
     assert {row["text"] for row in played.warnings} <= texts
     live: dict[tuple[str, str, str], str] = {}
-    for row in predictions:  # where the slaughter day is one of the days ahead, the files say it once
-        key = (row["house"], iso(from_ms(row["at"])), iso(from_ms(row["target_at"]))[:10])
-        live.setdefault(key, f"{row['p50']:.6g}")
+    for made in predictions:  # where the slaughter day is one of the days ahead, the files say it once
+        key = (made["house"], iso(from_ms(made["at"])), iso(from_ms(made["target_at"]))[:10])
+        live.setdefault(key, f"{made['p50']:.6g}")
     assert live == {
         (row["house"], row["made_at"], row["target_at"]): row["p50"]
         for row in played.predictions
