@@ -18,7 +18,7 @@ demo: install ## a whole farm on this machine: broker, birds, agent, sync; Ctrl-
 	$(BIN)/flockwatch demo $(DEMO)
 
 test: install ## the tests, in under five minutes on two cores
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 install: $(STAMP) ## make .venv from the locked requirements
 
@@ -42,7 +42,7 @@ check: install ## format, lint, types, imports, tests: the same as .ci/run
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 bench: install ## figures beside the floors measured in the same run
 	$(BIN)/python -m pytest -m bench -s tests/bench

@@ -46,6 +46,7 @@ AFTER_THINNING = timedelta(hours=24)  # feed and water settle; the agent, too, j
 # what is done to training and evaluation flocks alike; shares of flocks or instants, our judgement of how farms differ
 HOURLY_SHARE, DAILY_SHARE = 0.08, 0.12
 SENSOR_MISSING_SHARE = 0.06  # each signal, for the flock's whole life: whole sensors are absent on real farms [F1]
+POOR_SHARE, POOR_MISSING_SHARE = 0.2, 0.5  # of the flocks, and of their signals: many houses have but a few sensors
 COUNT_WRONG_SHARE, COUNT_WRONG_SD = 0.3, 0.05  # the live birds are what people told
 HELD_SHARE = 0.15  # of the instants: a warning stands, or stood, so one signal is masked for some time
 HELD_STILL_SHARE = 0.7  # of those: it still stands
@@ -119,11 +120,13 @@ def flocks_of(
         rhythm: Rhythm = "600 s"
         missing: set[str] = set()
         count_factor = 1.0
-        drawn, *others = rng.random(2 + len(SIGNALS))
+        drawn, poor, *others = rng.random(3 + len(SIGNALS))
         wrong = rng.normal(0, COUNT_WRONG_SD)
         if not clean:
             rhythm = "1 h" if drawn < HOURLY_SHARE else "1 d" if drawn < HOURLY_SHARE + DAILY_SHARE else "600 s"
-            missing = {name for name, u in zip(SIGNALS, others[1:], strict=True) if u < SENSOR_MISSING_SHARE}
+            share = POOR_MISSING_SHARE if poor < POOR_SHARE else SENSOR_MISSING_SHARE
+            missing = {name for name, u in zip(SIGNALS, others[1:], strict=True) if u < share}
+            missing -= {SIGNALS[int(poor * 1000) % len(SIGNALS)]}  # something is always measured
             count_factor = float(np.exp(wrong)) if others[0] < COUNT_WRONG_SHARE else 1.0
         own = np.random.default_rng([seed, 13, truth.house, truth.placed_ms // DAY_MS])
         last = int(np.searchsorted(recording.at_ms, truth.end_ms))

@@ -205,7 +205,6 @@ BAD_REPLAYS: dict[str, tuple[dict[str, str | bytes], list[str]]] = {
     "a time before 1970": ({"readings": READINGS + ROW.replace("2026-01-01T00:01:00Z", "-5")}, ["line 2", "-5"]),
     "no number": ({"readings": READINGS + ROW + ROW.replace("12", "much")}, ["readings.csv", "line 3", "much"]),
     "a decimal comma": ({"readings": READINGS + ROW.replace("12", '"1,5"')}, ["readings.csv", "line 2", "1,5"]),
-    "nan": ({"readings": READINGS + ROW.replace("12", "nan")}, ["readings.csv", "line 2", "nan"]),
     "infinity": ({"readings": READINGS + ROW.replace("12", "inf")}, ["readings.csv", "line 2", "inf"]),
     "a house with a slash": (
         {"readings": READINGS + ROW.replace("house1", "../etc")},
@@ -539,7 +538,7 @@ def test_the_verbs_of_a_running_farm(farm: Gateway) -> None:
 
     status = json.loads(fine("status", "--json"))
     assert status["health"]["state"] == "online"
-    assert status["health"]["degraded"] == {}
+    assert set(status["health"]["degraded"]) == {"clock"}  # it is simulated, and that is said
     assert status["counts"]["readings"] > 1000
     assert {warning["rule"] for warning in status["warnings"]} >= {"stuck-temperature"}
     assert {prediction["house"] for prediction in status["predictions"]} == {"house1", "house2"}
