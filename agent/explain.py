@@ -126,8 +126,8 @@ def explain(
         also: The other signals of the house that are out of their band now, each with its direction (-1 or 1).
         where: The house, flock and day in words.
         when: Since when it stands or stood, in the farm's own time.
-        earlier: Those of ``also`` that left their band before this one, the first one first: what happened to them
-            probably happened to this one, too (feed intake follows a water line that is shut within hours).
+        earlier: Those of ``also`` that left their band before this one, the first one first: what stopped them
+            probably stopped this one, too (feed intake follows a water line that is shut within hours).
     """
     if standing.state is WarningState.NORMAL:  # the last word about it: nobody shall run for that
         over = _OVER.get(standing.reason or Reason.BACK_IN_BAND, "is over")
@@ -152,7 +152,7 @@ def _causes(
     own = _CAUSES.get((signal, direction), ())
     seen = {*also.items(), (signal, direction)}
     first = [cause for pattern, cause in _TOGETHER if (signal, direction) in pattern and pattern <= seen]
-    root = [_CAUSES[found][0] for found in earlier.items() if found in _CAUSES][:1]
+    root = [_CAUSES[found][0] for found in earlier.items() if found in _CAUSES and found[1] == direction == -1][:1]
     return tuple(Cause(cause) for cause in _distinct([*first, *root, *own]))
 
 

@@ -12,7 +12,7 @@ from agent.domain import Evidence, Quality, SeriesKey, from_ms, to_ms
 from agent.signals import base_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
     from agent.domain import WarningRule
@@ -101,16 +101,15 @@ class Sensors:
         """Tell whether any sensor is silent for so long that somebody may want to hear of it."""
         oldest_ms = to_ms(at - SEEN_WITHIN)
         return any(
-            s.last_ms >= oldest_ms and self._silence(f"missing-{name}", s.last_ms, self._interval_s(name), at)
+            s.last_ms >= oldest_ms and self._silence(f"missing-{name}", s.last_ms, (name,), at)
             for name, s in self._sensors.items()
         )
 
     def evidence(self, at: datetime, monotonic: float) -> dict[str, Evidence]:
         """Return by rule how silent and how stuck the sensors are at ``at``; where all are silent, only that."""
-        usual = [interval_s for name in self._sensors if (interval_s := self._interval_s(name)) is not None]
         house = NOTHING
-        if usual and self.is_quiet(monotonic):
-            house = self._silence("silent", self.newest_ms, min(usual), at) or NOTHING
+        if self.is_quiet(monotonic):
+            house = self._silence("silent", self.newest_ms, self._sensors, at) or NOTHING
         if house is NOTHING:  # while the whole house is silent, nobody is gone
             oldest_ms = to_ms(at - SEEN_WITHIN)
             self._sensors = {name: sensor for name, sensor in self._sensors.items() if sensor.last_ms >= oldest_ms}
@@ -118,7 +117,7 @@ class Sensors:
         for name, sensor in self._sensors.items():
             silence: Evidence | None = NOTHING
             if house is NOTHING and monotonic - sensor.monotonic >= SILENCE_S:
-                silence = self._silence(f"missing-{name}", sensor.last_ms, self._interval_s(name), at)
+                silence = self._silence(f"missing-{name}", sensor.last_ms, (name,), at)
             elif house is NOTHING and sensor.quality is None:
                 silence = Evidence(None, why="no reading since the start, a moment ago")
             evidence[f"missing-{name}"] = silence or NOTHING
@@ -130,13 +129,18 @@ class Sensors:
         rhythm_s = None if base_of(name) in TOLD_BY_PEOPLE else self._rhythm_s(SeriesKey(self._house, name))
         return None if rhythm_s is None else max(rhythm_s, SHORTEST_INTERVAL_S)
 
-    def _silence(self, rule_name: str, last_ms: int, interval_s: float | None, at: datetime) -> Evidence | None:
-        """Return a silence in multiples of the rule's threshold; None short of it."""
+    def _silence(self, rule_name: str, last_ms: int, names: Iterable[str], at: datetime) -> Evidence | None:
+        """Return a silence of the named sensors in multiples of the rule's threshold; None short of it."""
         rule = self._rule(rule_name)
-        if rule is None or interval_s is None:
-            return None
         silent_s = (to_ms(at) - last_ms) / 1000
-        score = silent_s / (interval_s * rule.threshold)
+        if (
+            rule is None or silent_s < SHORTEST_INTERVAL_S * rule.threshold
+        ):  # nearly always: then nobody's rhythm matters
+            return None
+        usual = [interval_s for name in names if (interval_s := self._interval_s(name)) is not None]
+        if not usual:
+            return None
+        score = silent_s / (min(usual) * rule.threshold)
         return Evidence(score, actual=silent_s, unit="s", since=from_ms(last_ms)) if score >= 1 else None
 
     def _stuck(self, name: str, sensor: _Sensor) -> Evidence:

@@ -168,7 +168,9 @@ class HouseWatch:
         if not mine:
             return
         if len(mine) < len(readings.keys):
-            readings = readings.take(np.isin(readings.key, mine))
+            is_mine = np.zeros(len(readings.keys), np.bool_)
+            is_mine[mine] = True
+            readings = readings.take(is_mine[readings.key])
         if not len(readings):
             return
         self.window.add(readings)

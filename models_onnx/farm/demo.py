@@ -35,9 +35,9 @@ SPEED = 1_440.0  # a day passes in a minute
 LEAD_S = 6.0  # real seconds in which the past arrives, before the farm's clock begins to run
 REFRESH_S = 0.5
 STOP_WITHIN_S = 15.0
-# Water stops in the second house on the first morning and is mended after five hours; later the ventilation of the
-# third fails. Early faults, so that a visitor of one minute sees a warning rise and clear.
-FAULTS = ("water_line_blocked@house2:0.3+5", "ventilation_failure@house3:1.3+3", "feed_outage@house1:2.35+6")
+# Water stops in the second house on the first morning and is mended after two and a half hours; later the ventilation
+# of the third fails. Early faults, so that a visitor of one minute sees a warning rise and clear.
+FAULTS = ("water_line_blocked@house2:0.3+2.5", "ventilation_failure@house3:1.3+3", "feed_outage@house1:2.35+6")
 SEED = 7
 FOREVER_DAYS = 60
 
