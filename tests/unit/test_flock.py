@@ -18,8 +18,8 @@ DAYS = FarmDays(ZoneInfo("Europe/Copenhagen"), time(6, 0))
 NOW = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 
 
-def do(life: HouseLife, at: datetime = NOW, **command: object) -> HouseLife:
-    return life.after(apply("house1", life, parse_flock_command(json.dumps(command)), at, DAYS))
+def do(life: HouseLife, **command: object) -> HouseLife:
+    return life.after(apply("house1", life, parse_flock_command(json.dumps(command)), NOW, DAYS))
 
 
 @pytest.fixture
