@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
@@ -9,11 +11,24 @@ from onnx import TensorProto, helper
 
 from agent.bundles import find_bundle, load_bundle, load_bundles, opset_of, shipped_directory, versions_in
 from agent.errors import BundleError
-from agent.manifest import horizon_s, parse_manifest, version_key
+from agent.manifest import (
+    FACT_PREFIXES,
+    PLAIN_FACTS,
+    Feature,
+    Grid,
+    InputSpec,
+    Judge,
+    Manifest,
+    ModelFile,
+    Output,
+    Reference,
+    horizon_s,
+    parse_manifest,
+    version_key,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 MANIFEST = """
 name = "flow"
@@ -195,6 +210,32 @@ def test_a_bad_bundle_is_refused_with_what_where_and_what_to_do(
     assert str(directory) in str(raised.value)
     assert "Traceback" not in str(raised.value)
     assert len(str(raised.value).splitlines()) <= 2  # a misspelt key is one too many and one too few
+
+
+def words_of(annotation: object) -> list[str]:
+    """Return the words that a key may hold, where it is not free."""
+    if get_origin(annotation) is Literal:
+        return [str(word) for word in get_args(annotation)]
+    return [word for part in get_args(annotation) for word in words_of(part)]
+
+
+MODELS_DOC = Path(__file__).parents[2] / "docs" / "models.md"
+
+
+def test_every_key_of_a_manifest_is_explained() -> None:
+    """docs/models.md names each key, each word that a key may hold, and each fact."""
+    text = MODELS_DOC.read_text(encoding="utf-8")
+    for part in (Manifest, ModelFile, InputSpec, Grid, Feature, Output, Judge, Reference):
+        for name, field in part.model_fields.items():
+            words = [name, *words_of(field.annotation)]
+            assert not [w for w in words if not re.search(rf"\b{re.escape(w)}\b", text)], f"{part.__name__}.{name}"
+    assert not [fact for fact in (*PLAIN_FACTS, *FACT_PREFIXES) if fact not in text]
+
+
+def test_the_manifest_in_the_documentation_is_one() -> None:
+    found = re.search(r"```toml\n(.*?)```", MODELS_DOC.read_text(encoding="utf-8"), re.DOTALL)
+    assert found is not None
+    assert parse_manifest(found[1].replace('sha256 = "…"', f'sha256 = "{"0" * 64}"'), "docs").name == "flow"
 
 
 def test_a_file_too_large_for_a_gateway_is_not_read(tmp_path: Path) -> None:
