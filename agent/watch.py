@@ -254,8 +254,10 @@ class HouseWatch:
         return (standing.since or EPOCH) - self._spans.get(standing.rule, GRID)
 
     def _remember(self, before: Standing, after: Standing, at: datetime) -> None:
-        """Keep the time of a fault that is over for a while."""
-        if before.state in PUBLISHED_STATES and after.state is WarningState.NORMAL and before.rule in self._spans:
+        """Keep the time of a fault that is over for a while; what outlasted its hold became the normal course."""
+        outlasted = at - (before.since or at) > HOLD.get(kind_of(before.rule), timedelta(0))
+        is_over = before.state in PUBLISHED_STATES and after.state is WarningState.NORMAL
+        if is_over and not outlasted and before.rule in self._spans:
             self._faults.append((before.rule, self._began(before), before.back_since or at))
         self._faults = [fault for fault in self._faults if at - fault[2] <= MASKED_AFTER]
 
@@ -373,9 +375,21 @@ class HouseWatch:
                 quantiles = result.outputs[output.name][output.horizons.index(result.horizon)]
                 scale = self._scale(feature, context, at)
                 evidence[name] = self._held_against(name, output, feature, quantiles, actual, scale, result)
+                if self._has_turned(name, evidence[name]):
+                    evidence[name] = replace(evidence[name], score=0.0)
                 if self._is_told_already(name, at):
                     evidence[name] = replace(evidence[name], score=None, why="its last day holds a fault that was told")
         return evidence
+
+    def _has_turned(self, name: str, evidence: Evidence) -> bool:
+        """Tell whether what is out of course on one side is now off on the other: thirsty birds drink more afterwards.
+
+        The one is over then; if the other lasts, it is a warning of its own.
+        """
+        stands = self.standings.get(name)
+        if stands is None or stands.evidence is None or stands.state not in _OUT_OF_COURSE or evidence.score is None:
+            return False
+        return direction_of(stands.evidence) * direction_of(evidence) < 0
 
     def _is_told_already(self, name: str, at: datetime) -> bool:
         """Tell whether a trend's day holds a deviation of the same signal, and would only repeat it a day later."""

@@ -258,6 +258,16 @@ def farm(predictor: Predictor) -> Farm:
 # --- expectations
 
 
+def test_thirst_after_a_blocked_line_does_not_keep_its_warning_standing(farm: Farm) -> None:
+    def thirsty(at: datetime) -> Mapping[str, float]:
+        return {**wobbling(at), "water": 14.0}
+
+    farm.run(2 * HOUR, dry)
+    assert farm.standing("deviation-water").state is WarningState.ACTIVE
+    cleared = [e for e in farm.run(3 * HOUR, thirsty) if e.standing.state is WarningState.NORMAL]
+    assert [event.reason for event in cleared] == [Reason.BACK_IN_BAND]
+
+
 def test_a_blocked_line_raises_within_the_hour_says_below_and_clears_after_it_is_open(farm: Farm) -> None:
     began = farm.now
     events = farm.run(HOUR, dry)
