@@ -422,13 +422,15 @@ def certificates(tmp_path: Path) -> Path:
         pytest.skip("openssl is missing")
     folder = tmp_path / "certificates"
     folder.mkdir()
+    # Python 3.13 verifies strictly (RFC 5280): an authority says that it may sign, and a certificate who signed it
+    signs = "-addext keyUsage=critical,keyCertSign,cRLSign"
     for command in (
-        "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=TestCA",
+        f"req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=TestCA {signs}",
         "req -newkey rsa:2048 -nodes -keyout broker.key -out broker.csr -subj /CN=localhost",
         "x509 -req -in broker.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out broker.pem -days 2 -extfile san",
-        "req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.pem -days 2 -subj /CN=OtherCA",
+        f"req -x509 -newkey rsa:2048 -nodes -keyout other.key -out other.pem -days 2 -subj /CN=OtherCA {signs}",
     ):
-        (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        (folder / "san").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
         subprocess.run([tool, *command.split()], check=True, capture_output=True, cwd=folder)
     return folder
 
