@@ -239,6 +239,9 @@ class Bus:
         self._client.disconnect()
         if self._thread is not None:
             self._thread.join(GOODBYE_S)  # it may hang in a connection attempt; as a daemon it ends with the process
+        client = self._client  # paho closes its wake-up sockets when it is dropped: no circle of ours may hold it
+        client.on_pre_connect = client.on_connect = client.on_connect_fail = None
+        client.on_disconnect = client.on_subscribe = client.on_message = None
 
     def _send_waiting(self) -> None:
         """Publish what had to wait for the broker, oldest topic first."""

@@ -35,9 +35,6 @@ pytestmark = pytest.mark.filterwarnings(
 PATIENCE_S = 20.0  # generous: only a broken bus ever waits this long
 HEALTH = "flockwatch/farm1/health"
 
-# paho's network thread may end after its test under load, and leaves its wake-up sockets to the garbage collector then
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <s:ResourceWarning")
-
 
 @pytest.fixture(autouse=True)
 def no_socket_left_behind() -> Iterator[None]:
