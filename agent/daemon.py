@@ -14,32 +14,34 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from agent.alerts import alert, iso
+from agent.alerts import iso
+from agent.board import Board
 from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.bus import Bus
 from agent.clock import SimulatedClock
-from agent.commands import parse_flock_command, parse_warning_command
 from agent.dialects import Decoder, Refusal
 from agent.domain import PUBLISHED_STATES, Event, SeriesKey, WarningState, from_ms, to_ms
-from agent.errors import BrokerError, BundleError, InputError, StoreError
-from agent.flock import day_number, restored
+from agent.errors import BrokerError, BundleError, StoreError
+from agent.flock import restored
+from agent.grid import Grid
 from agent.health import Health
 from agent.notify import Notifier
+from agent.orders import Orders
 from agent.predict import Predictor
 from agent.quality import Known, QualityJudge
 from agent.store import Store
-from agent.strains import is_known, strain_of
+from agent.topics import Topics
 from agent.watch import GRID, HouseWatch, judge_instant
 from agent.window import Bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import FrameType
 
     from agent.bundles import Bundle
     from agent.clock import Clock
     from agent.config import Config
-    from agent.domain import FlockChange, Message, Prediction, Standing, WarningEvent
+    from agent.domain import Message, Standing
     from agent.quality import QualityInterval
     from agent.readings import Readings
     from agent.watch import Outcome
@@ -47,78 +49,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_TURN = 2_000  # the window that is asked of the broker: more are never unacknowledged at once
-INSTANTS_PER_TURN = 24  # four hours of backlog are judged between two acknowledgements
-HEARTBEAT_S = 60.0  # real time: a reader takes a severity that is older than 180 s as unknown
+HEALTH_EVERY_S = 60.0
 PRUNE_EVERY_S = 600.0
-REPEATED_WITHIN_S = 60.0  # a command without id that says the same again so soon is the same
 BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
-PATIENCE_S = 60.0  # real time that all wait for a house whose readings lag: its clock may be wrong for ever
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
-_GRID_MS = int(GRID / timedelta(milliseconds=1))
-
-
-class Grid:
-    """The instants of event time at which everything is judged, each once."""
-
-    def __init__(self, last: datetime) -> None:
-        self.last = from_ms(to_ms(last) // _GRID_MS * _GRID_MS)
-        self.is_behind = False  # more is due than one turn may judge: what stands now is history
-        self._lagging: set[str] = set()  # houses that are not waited for, until they are ready by themselves
-        self._waiting_since: float | None = None
-
-    def due(self, now: datetime, watches: Sequence[HouseWatch], monotonic: float) -> Iterator[datetime]:
-        """Yield the instants up to ``now`` that every house is ready for, a limited number at a time."""
-        self.is_behind = False
-        for _ in range(INSTANTS_PER_TURN):
-            at = self.last + GRID
-            if at > now or not self._is_time(at, watches, monotonic):
-                return
-            self.last = at
-            yield at
-        self.is_behind = self.last + GRID <= now
-
-    def _is_time(self, at: datetime, watches: Sequence[HouseWatch], monotonic: float) -> bool:
-        """Tell whether all houses are ready for ``at``; one whose clock is wrong holds up the others only once."""
-        waiting = {watch.house for watch in watches if not watch.is_ready(at, monotonic)}
-        self._lagging = {w.house for w in watches if w.house in self._lagging and not w.is_ready(self.last, monotonic)}
-        if waiting <= self._lagging:
-            self._waiting_since = None
-            return True
-        if self._waiting_since is None:
-            self._waiting_since = monotonic
-        if monotonic - self._waiting_since < PATIENCE_S:
-            return False
-        self._lagging, self._waiting_since = waiting, None
-        return True
-
-
-class Topics:
-    """The topics that the agent speaks on and listens to."""
-
-    def __init__(self, prefix: str, site: str) -> None:
-        self._root = f"{prefix}/{site}"
-        self.health = f"{self._root}/health"
-        self.commands = (f"{self._root}/+/flock/command", f"{self._root}/+/warning/+/command")
-
-    def warning(self, house: str, rule: str) -> str:
-        """Return where the alert of one rule stands."""
-        return f"{self._root}/{house}/warning/{rule}"
-
-    def severity(self, house: str) -> str:
-        """Return where the worst severity of a house stands."""
-        return f"{self._root}/{house}/severity"
-
-    def prediction(self, house: str, target: str) -> str:
-        """Return where the newest prediction of a target stands."""
-        return f"{self._root}/{house}/prediction/{target}"
-
-    def command(self, topic: str) -> list[str] | None:
-        """Return what a command's topic names after the site: ``[house, "flock"]`` or ``[house, "warning", rule]``."""
-        if not topic.startswith(self._root + "/") or not topic.endswith("/command"):
-            return None
-        place = topic[len(self._root) + 1 :].split("/")[:-1]
-        return place if place[1:] == ["flock"] or (len(place) == 3 and place[1] == "warning") else None
 
 
 class Agent:
@@ -148,21 +83,17 @@ class Agent:
             )
             for house in config.house
         ]
-        self._watch_of = {watch.house: watch for watch in self.watches}
-        self._shown: dict[str, bytes] = {}  # our retained topics as we last published them
+        targets = {o.target for m in predictor.models if m.manifest.task != "expect" for o in m.manifest.output}
+        self.board = Board(bus, self.topics, targets, clock.monotonic())
+        self.orders = Orders(config, store, {watch.house: watch for watch in self.watches})
         self._connection = 0
         self._held: list[Message] = []  # not acknowledged, because the store failed
         self._stored = 0  # so many of them are in the store already
         self._noticed: list[Event] = []  # intervals of bad quality that are not recorded yet
         self._held_until = 0.0
         self._unrecorded: deque[_Instant] = deque()
-        self._last_command: tuple[str, bytes, float, str] | None = None
         self._answers: list[tuple[str, bytes]] = []
-        self._predicted: dict[str, bytes] = {}
-        self._targets = {
-            output.target for m in predictor.models if m.manifest.task != "expect" for output in m.manifest.output
-        }
-        self._heartbeat_due = self._health_due = self._prune_due = clock.monotonic()
+        self._health_due = self._prune_due = clock.monotonic()
         self._observed_seq = 0
         self.grid = self._restore()
         for refused in predictor.refused:
@@ -242,7 +173,7 @@ class Agent:
             self.health.instants_judged += 1
             self._unrecorded.append(_Instant(at, outcomes, self._changed_buckets(), self._observed_seq))
             for outcome in outcomes:
-                self._predicted.update(self._prediction_payloads(outcome))
+                self.board.note(outcome)
                 _log(outcome)
 
     def _restart_grid(self, at: datetime, why: str) -> None:
@@ -309,53 +240,8 @@ class Agent:
             if message.retain:  # an old command that somebody left at the broker
                 self.health.retained_ignored += 1
                 continue
-            answer = self._answer(place, message)
+            answer = self.orders.obey(place, message, self.clock.now())
             self._answers.append((message.topic.removesuffix("command") + "response", answer.encode()))
-
-    def _answer(self, place: list[str], message: Message) -> str:
-        command_id = _id_in(message.payload)
-        if command_id is not None:
-            known = self.store.answer_of(command_id)
-            if known is not None:
-                return known
-        last = self._last_command
-        repeats = command_id is None and last is not None and last[:2] == (message.topic, message.payload)
-        if repeats and last is not None and message.received_monotonic - last[2] < REPEATED_WITHIN_S:
-            return last[3]
-        watch = self._watch_of.get(place[0])
-        before = None if watch is None else watch.told()
-        try:
-            done = self._do(place, message.payload)
-            answer = {"id": command_id, "ok": True, **done.answer}
-        except InputError as e:
-            done = _Done({})
-            answer = {"id": command_id, "ok": False, "error": str(e)}
-        text = json.dumps(answer)
-        try:
-            self.store.record(
-                flock_changes=done.changes,
-                warnings=done.warnings,
-                standings=[event.standing for event in done.warnings],
-                commands=[] if command_id is None else [(command_id, message.topic, text)],
-            )
-        except StoreError:
-            if watch is not None and before is not None:
-                watch.take_back(before)  # not stored is not done: it comes again
-            raise
-        self._last_command = (message.topic, message.payload, message.received_monotonic, text)
-        return text
-
-    def _do(self, place: list[str], payload: bytes) -> _Done:
-        watch = self._watch_of.get(place[0])
-        if watch is None:
-            message = f"house {place[0]!r} is not in the configuration; add a [[house]] with this id to agent.toml"
-            raise InputError(message)
-        now = self.clock.now()
-        if place[1:] == ["flock"]:
-            change = watch.apply(parse_flock_command(payload), now)
-            return _Done({"done": change.action, **_life(change, self.config)}, changes=(change,))
-        event = watch.command(place[2], parse_warning_command(payload), now)
-        return _Done({"done": event.reason.value, "state": event.standing.state.value}, warnings=(event,))
 
     # --- what others see
 
@@ -369,9 +255,9 @@ class Agent:
             self._answers.clear()
         if not self.grid.is_behind:  # else what stands is history, and history raises no stale alert
             self._connection = self.bus.connection
-            self._show(monotonic, anew=anew)
+            self.board.show(self.watches, self.grid.last, monotonic, anew=anew)
         if anew or monotonic >= self._health_due:
-            self._health_due = monotonic + HEARTBEAT_S
+            self._health_due = monotonic + HEALTH_EVERY_S
             value = self.health_value("online")
             self.bus.publish(self.topics.health, json.dumps(value).encode(), retain=True)
             self.store.record(health=value)
@@ -379,53 +265,6 @@ class Agent:
             self._prune_due = monotonic + PRUNE_EVERY_S
             settings = self.config.store
             self.store.prune(self.clock.now(), keep_hours=settings.keep_hours, max_size_mb=settings.max_size_mb)
-
-    def _show(self, monotonic: float, *, anew: bool) -> None:
-        """Bring the retained topics to what stands now."""
-        for topic, payload in self._wanted().items():
-            if anew or self._shown.get(topic) != payload:
-                self.bus.publish(topic, payload, retain=True)
-                self._shown[topic] = payload
-        self._clear(anew=anew)
-        if monotonic >= self._heartbeat_due:
-            self._heartbeat_due = monotonic + HEARTBEAT_S
-            for watch in self.watches:
-                self.bus.publish(self.topics.severity(watch.house), b"%d" % watch.severity(), retain=True)
-
-    def _wanted(self) -> dict[str, bytes]:
-        """Return every retained topic that should stand now, with its payload."""
-        wanted = dict(self._predicted)
-        at = self.grid.last
-        for watch in self.watches:
-            if watch.life.flock is None:
-                for target in self._targets:  # of birds that are gone nothing is to be expected
-                    wanted[self.topics.prediction(watch.house, target)] = b""
-            wanted[self.topics.severity(watch.house)] = b"%d" % watch.severity()
-            for event in watch.shown(at):
-                wanted[self.topics.warning(watch.house, event.standing.rule)] = json.dumps(alert(event)).encode()
-        return wanted
-
-    def _clear(self, *, anew: bool) -> None:
-        """Say once that a warning is over, then empty its topic; after a new connection, empty all that should be."""
-        for watch in self.watches:
-            for rule in watch.over():
-                topic = self.topics.warning(watch.house, rule)
-                if self._shown.pop(topic, None) is not None:
-                    last_word = json.dumps(alert(watch.last_word(rule, self.grid.last))).encode()
-                    self.bus.publish(topic, last_word, retain=True)
-                    self.bus.publish(topic, b"", retain=True)
-                elif anew:
-                    self.bus.publish(topic, b"", retain=True)
-
-    def _prediction_payloads(self, outcome: Outcome) -> dict[str, bytes]:
-        """Return the newest predictions of a house, one payload for each target."""
-        by_target: dict[str, list[Prediction]] = {}
-        for prediction in outcome.predictions:
-            by_target.setdefault(prediction.target, []).append(prediction)
-        return {
-            self.topics.prediction(outcome.house, target): json.dumps(_prediction_value(made)).encode()
-            for target, made in by_target.items()
-        }
 
     def degrade(self, what: str, why: str | None) -> None:
         """Set or lift a degraded state, and say so once."""
@@ -507,64 +346,6 @@ def _log(outcome: Outcome) -> None:
     for event in outcome.warnings:
         if event.standing.state in PUBLISHED_STATES or event.before in PUBLISHED_STATES:
             log.info("%s %s: %s; %s", event.standing.house, event.standing.rule, event.standing.state, event.text)
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """What a command did."""
-
-    answer: dict[str, object]
-    changes: tuple[FlockChange, ...] = ()
-    warnings: tuple[WarningEvent, ...] = ()
-
-
-def _life(change: FlockChange, config: Config) -> dict[str, object]:
-    flock = change.flock
-    if flock is None:
-        return {"state": change.state.value, "flock": None}
-    curve = strain_of(flock.strain).name
-    return {
-        "state": change.state.value,
-        "flock": flock.flock,
-        "day_number": day_number(flock, change.at, config.site.days),
-        "birds_placed": flock.birds_placed,
-        **({} if is_known(flock.strain) else {"note": f"no curve of {flock.strain!r} is known: {curve}'s is used"}),
-    }
-
-
-def _id_in(payload: bytes) -> str | None:
-    """Return the ``id`` of a command, even of one that is wrong in another way, so that its answer finds its asker."""
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):  # a thousand brackets
-        return None
-    found = document.get("id") if isinstance(document, dict) else None
-    # as long as commands allow; and half a surrogate pair, which JSON can hold, can neither be stored nor sent
-    return found if isinstance(found, str) and 0 < len(found) <= 128 and found.isprintable() else None
-
-
-def _prediction_value(made: Sequence[Prediction]) -> dict[str, object]:
-    first = made[0]
-    return {
-        "target": first.target,
-        "house": first.house,
-        "flock": first.flock,
-        "day_number": first.day_number,
-        "made_at": iso(first.made_at),
-        "model": first.model,
-        "model_version": first.model_version,
-        "coverage": round(first.coverage, 3),
-        "horizons": [
-            {
-                "horizon": p.horizon,
-                "target_at": iso(p.target_at),
-                "p10": round(p.p10, 1),
-                "p50": round(p.p50, 1),
-                "p90": round(p.p90, 1),
-            }
-            for p in made
-        ],
-    }
 
 
 def _interval_event(interval: QualityInterval, at: datetime) -> Event:

@@ -12,12 +12,14 @@ import pytest
 
 from agent.bus import Bus, BusCounters
 from agent.config import Config
-from agent.daemon import INSTANTS_PER_TURN, MESSAGES_PER_TURN, PATIENCE_S, Agent, Grid, Topics
+from agent.daemon import MESSAGES_PER_TURN, Agent
 from agent.dialects import Decoder
 from agent.domain import HouseState, Message, WarningState, to_ms
 from agent.errors import StoreError
+from agent.grid import INSTANTS_PER_TURN, PATIENCE_S, Grid
 from agent.predict import Predictor
 from agent.store import Store, StoreReader
+from agent.topics import Topics
 from agent.watch import GRID
 
 if TYPE_CHECKING:

@@ -1,0 +1,101 @@
+"""What stands at the broker: the retained topics of every house, brought to what stands now."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from agent.alerts import alert, iso
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from agent.bus import Bus
+    from agent.domain import Prediction
+    from agent.topics import Topics
+    from agent.watch import HouseWatch, Outcome
+
+HEARTBEAT_S = 60.0  # real time: a reader takes a severity that is older than 180 s as unknown
+
+
+class Board:
+    """Publishes what changed; after a new connection everything, as the broker may have forgotten."""
+
+    def __init__(self, bus: Bus, topics: Topics, targets: Iterable[str], monotonic: float) -> None:
+        """Take the ``targets`` that predictions are made of: their topics are emptied when the birds are gone."""
+        self._bus = bus
+        self._topics = topics
+        self._targets = frozenset(targets)
+        self._shown: dict[str, bytes] = {}  # our retained topics as we last published them
+        self._predicted: dict[str, bytes] = {}
+        self._heartbeat_due = monotonic
+
+    def note(self, outcome: Outcome) -> None:
+        """Take the newest predictions of a house: one payload for each target."""
+        by_target: dict[str, list[Prediction]] = {}
+        for prediction in outcome.predictions:
+            by_target.setdefault(prediction.target, []).append(prediction)
+        for target, made in by_target.items():
+            topic = self._topics.prediction(outcome.house, target)
+            self._predicted[topic] = json.dumps(_prediction_value(made)).encode()
+
+    def show(self, watches: Sequence[HouseWatch], at: datetime, monotonic: float, *, anew: bool) -> None:
+        """Bring the retained topics to what stands at ``at``, the last judged instant."""
+        for topic, payload in self._wanted(watches, at).items():
+            if anew or self._shown.get(topic) != payload:
+                self._bus.publish(topic, payload, retain=True)
+                self._shown[topic] = payload
+        self._clear(watches, at, anew=anew)
+        if monotonic >= self._heartbeat_due:
+            self._heartbeat_due = monotonic + HEARTBEAT_S
+            for watch in watches:
+                self._bus.publish(self._topics.severity(watch.house), b"%d" % watch.severity(), retain=True)
+
+    def _wanted(self, watches: Sequence[HouseWatch], at: datetime) -> dict[str, bytes]:
+        """Return every retained topic that should stand now, with its payload."""
+        wanted = dict(self._predicted)
+        for watch in watches:
+            if watch.life.flock is None:
+                for target in self._targets:  # of birds that are gone nothing is to be expected
+                    wanted[self._topics.prediction(watch.house, target)] = b""
+            wanted[self._topics.severity(watch.house)] = b"%d" % watch.severity()
+            for event in watch.shown(at):
+                wanted[self._topics.warning(watch.house, event.standing.rule)] = json.dumps(alert(event)).encode()
+        return wanted
+
+    def _clear(self, watches: Sequence[HouseWatch], at: datetime, *, anew: bool) -> None:
+        """Say once that a warning is over, then empty its topic; after a new connection, empty all that should be."""
+        for watch in watches:
+            for rule in watch.over():
+                topic = self._topics.warning(watch.house, rule)
+                if self._shown.pop(topic, None) is not None:
+                    last_word = json.dumps(alert(watch.last_word(rule, at))).encode()
+                    self._bus.publish(topic, last_word, retain=True)
+                    self._bus.publish(topic, b"", retain=True)
+                elif anew:
+                    self._bus.publish(topic, b"", retain=True)
+
+
+def _prediction_value(made: Sequence[Prediction]) -> dict[str, object]:
+    first = made[0]
+    return {
+        "target": first.target,
+        "house": first.house,
+        "flock": first.flock,
+        "day_number": first.day_number,
+        "made_at": iso(first.made_at),
+        "model": first.model,
+        "model_version": first.model_version,
+        "coverage": round(first.coverage, 3),
+        "horizons": [
+            {
+                "horizon": p.horizon,
+                "target_at": iso(p.target_at),
+                "p10": round(p.p10, 1),
+                "p50": round(p.p50, 1),
+                "p90": round(p.p90, 1),
+            }
+            for p in made
+        ],
+    }

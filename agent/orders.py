@@ -1,0 +1,118 @@
+"""The MQTT commands: each done once, its answer stored with what it did and repeated where it is asked again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from agent.commands import parse_flock_command, parse_warning_command
+from agent.errors import InputError, StoreError
+from agent.flock import day_number
+from agent.strains import is_known, strain_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from agent.config import Config
+    from agent.domain import FlockChange, Message, WarningEvent
+    from agent.store import Store
+    from agent.watch import HouseWatch
+
+REPEATED_WITHIN_S = 60.0  # a command without id that says the same again so soon is the same
+
+
+class Orders:
+    """Does what commands ask of the houses."""
+
+    def __init__(self, config: Config, store: Store, watch_of: Mapping[str, HouseWatch]) -> None:
+        self._config = config
+        self._store = store
+        self._watch_of = watch_of
+        self._last: tuple[str, bytes, float, str] | None = None  # topic, payload, when, answer
+
+    def obey(self, place: list[str], message: Message, now: datetime) -> str:
+        """Do what ``message`` asks of ``place`` (see ``Topics.command``) and return the answer.
+
+        What was done and its answer are stored together, before the command is acknowledged.
+
+        Raises:
+            StoreError: it was not stored, so it was not done; it comes again.
+        """
+        command_id = _id_in(message.payload)
+        if command_id is not None:
+            known = self._store.answer_of(command_id)
+            if known is not None:
+                return known
+        last = self._last
+        repeats = command_id is None and last is not None and last[:2] == (message.topic, message.payload)
+        if repeats and last is not None and message.received_monotonic - last[2] < REPEATED_WITHIN_S:
+            return last[3]
+        watch = self._watch_of.get(place[0])
+        before = None if watch is None else watch.told()
+        try:
+            done = self._do(place, message.payload, now)
+            answer = {"id": command_id, "ok": True, **done.answer}
+        except InputError as e:
+            done = _Done({})
+            answer = {"id": command_id, "ok": False, "error": str(e)}
+        text = json.dumps(answer)
+        try:
+            self._store.record(
+                flock_changes=done.changes,
+                warnings=done.warnings,
+                standings=[event.standing for event in done.warnings],
+                commands=[] if command_id is None else [(command_id, message.topic, text)],
+            )
+        except StoreError:
+            if watch is not None and before is not None:
+                watch.take_back(before)  # not stored is not done: it comes again
+            raise
+        self._last = (message.topic, message.payload, message.received_monotonic, text)
+        return text
+
+    def _do(self, place: list[str], payload: bytes, now: datetime) -> _Done:
+        watch = self._watch_of.get(place[0])
+        if watch is None:
+            message = f"house {place[0]!r} is not in the configuration; add a [[house]] with this id to agent.toml"
+            raise InputError(message)
+        if place[1:] == ["flock"]:
+            change = watch.apply(parse_flock_command(payload), now)
+            return _Done({"done": change.action, **_life(change, self._config)}, changes=(change,))
+        event = watch.command(place[2], parse_warning_command(payload), now)
+        return _Done({"done": event.reason.value, "state": event.standing.state.value}, warnings=(event,))
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What a command did."""
+
+    answer: dict[str, object]
+    changes: tuple[FlockChange, ...] = ()
+    warnings: tuple[WarningEvent, ...] = ()
+
+
+def _life(change: FlockChange, config: Config) -> dict[str, object]:
+    flock = change.flock
+    if flock is None:
+        return {"state": change.state.value, "flock": None}
+    curve = strain_of(flock.strain).name
+    return {
+        "state": change.state.value,
+        "flock": flock.flock,
+        "day_number": day_number(flock, change.at, config.site.days),
+        "birds_placed": flock.birds_placed,
+        **({} if is_known(flock.strain) else {"note": f"no curve of {flock.strain!r} is known: {curve}'s is used"}),
+    }
+
+
+def _id_in(payload: bytes) -> str | None:
+    """Return the ``id`` of a command, even of one that is wrong in another way, so that its answer finds its asker."""
+    try:
+        document = json.loads(payload)
+    except (ValueError, RecursionError):  # a thousand brackets
+        return None
+    found = document.get("id") if isinstance(document, dict) else None
+    # as long as commands allow; and half a surrogate pair, which JSON can hold, can neither be stored nor sent
+    return found if isinstance(found, str) and 0 < len(found) <= 128 and found.isprintable() else None

@@ -1,0 +1,31 @@
+"""The topics that the agent speaks on and listens to, besides those of the sources."""
+
+from __future__ import annotations
+
+
+class Topics:
+    """The topics that the agent speaks on and listens to."""
+
+    def __init__(self, prefix: str, site: str) -> None:
+        self._root = f"{prefix}/{site}"
+        self.health = f"{self._root}/health"
+        self.commands = (f"{self._root}/+/flock/command", f"{self._root}/+/warning/+/command")
+
+    def warning(self, house: str, rule: str) -> str:
+        """Return where the alert of one rule stands."""
+        return f"{self._root}/{house}/warning/{rule}"
+
+    def severity(self, house: str) -> str:
+        """Return where the worst severity of a house stands."""
+        return f"{self._root}/{house}/severity"
+
+    def prediction(self, house: str, target: str) -> str:
+        """Return where the newest prediction of a target stands."""
+        return f"{self._root}/{house}/prediction/{target}"
+
+    def command(self, topic: str) -> list[str] | None:
+        """Return what a command's topic names after the site: ``[house, "flock"]`` or ``[house, "warning", rule]``."""
+        if not topic.startswith(self._root + "/") or not topic.endswith("/command"):
+            return None
+        place = topic[len(self._root) + 1 :].split("/")[:-1]
+        return place if place[1:] == ["flock"] or (len(place) == 3 and place[1] == "warning") else None
