@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 
 RECEIVE_MAXIMUM: Final = 2_000
 """QoS 1 messages that the broker may send ahead of our acknowledgements: 2 s of 1,000 a second. It bounds the inbox."""
+CERTAIN_TURNS: Final = 3  # turns in a row that went the same way, before the size of the broker's window is believed
+QUIET_SHARE: Final = 0.5  # of a turn's interval: if nothing came for so long, the broker had nothing more to send
 QOS0_SHARE: Final = 1_000  # QoS 0 messages in the inbox; nothing else bounds those, so what comes on top is dropped
 LARGEST_PACKET: Final = 1_048_576  # bytes; the broker keeps larger ones to itself
 LARGEST_PAYLOAD: Final = (
@@ -73,6 +75,7 @@ class BusCounters:
     dropped_publications: int = 0  # not retained, or over a limit, while the broker was away
     connects: int = 0
     lost_sessions: int = 0  # the broker came back without what it held for us
+    window: int = 0  # messages that the broker sends ahead of our acknowledgements; 0: as many as we ask for
 
 
 class Bus:
@@ -116,6 +119,8 @@ class Bus:
         self._put = self._put_qos0 = 0  # network thread's
         self._taken = self._taken_qos0 = 0  # main thread's
         self._full = 0  # main thread's: the number in the inbox at which it wants to be woken; 0 while it is awake
+        self._window = BrokerWindow()  # main thread's
+        self._window_of = 0  # the connection that it was learnt on
         self._connection = 0  # network thread's, as the following
         self._link = 0  # the present connection; 0 while there is none
         self._ready = False  # connected, subscribed, and what was under way before is sent again
@@ -158,18 +163,39 @@ class Bus:
         that costs as much CPU as all the rest, and one commit a second writes a twentieth of what one per message does.
         """
         self._send_waiting()
-        full = self._full = min(limit, RECEIVE_MAXIMUM)
+        if self._window_of != self.counters.connects:
+            self._window_of, self._window = self.counters.connects, BrokerWindow()
+        full = self._full = min(limit, self._window.size)
+        slept_s = 0.0
         if self._put - self._taken < full:
+            began = self._clock.monotonic()
             with suppress(queue.Empty):
                 self._wakes.get(timeout=max(0.0, timeout_s))
+            slept_s = self._clock.monotonic() - began
         with suppress(queue.Empty):
             while True:  # several reasons to wake are one
                 self._wakes.get_nowait()
         self._full = 0
         messages = [self._inbox.get_nowait() for _ in range(min(limit, self._put - self._taken))]
         self._taken += len(messages)
-        self._taken_qos0 += sum(1 for message in messages if message.qos == 0)
+        acknowledgeable = [message for message in messages if message.qos > 0]
+        self._taken_qos0 += len(messages) - len(acknowledgeable)
+        if timeout_s > 0:
+            last = acknowledgeable[-1].received_monotonic if acknowledgeable else 0.0
+            quiet_s = self._clock.monotonic() - last
+            if self._window.learn(len(acknowledgeable), slept_s / timeout_s, quiet_s / timeout_s):
+                self._say_window()
         return messages
+
+    def _say_window(self) -> None:
+        """Note the size of the broker's window; where it is small, say what that costs and what helps."""
+        self.counters.window = self._window.size if self._window.is_certain else 0
+        if self._window.is_certain:
+            logger.warning(
+                "the broker at %s sends only %d messages ahead of our acknowledgements: they become durable in blocks "
+                "of %d, which wears the disk; let it send more (mosquitto: max_inflight_messages 0)",
+                *(self._where, self._window.size, self._window.size),
+            )
 
     def wake(self) -> None:
         """End the present ``receive``, or the next one; may be called from a signal handler."""
@@ -374,6 +400,47 @@ class Bus:
         self._put += 1
         if self._put - self._taken == self._full or topic.startswith(self._urgent_prefix):
             self._wakes.put(None)
+
+
+@dataclass(slots=True)
+class BrokerWindow:
+    """How many unacknowledged messages the broker allows, as far as can be seen from here.
+
+    We ask for RECEIVE_MAXIMUM; brokers may allow fewer without a word (EMQX 32, mosquitto 20 before MQTT 5). Then each
+    turn ends with the same number waiting and nothing more coming. From then on a turn ends as soon as so many wait,
+    instead of idling through its interval. A farm that just sends so many at a time loses nothing by it, and as soon as
+    more than that wait, it was no limit. It is told once the next ones come the moment we acknowledge.
+    """
+
+    size: int = RECEIVE_MAXIMUM
+    is_certain: bool = False
+    _count: int = 0
+    _turns: int = 0
+
+    def learn(self, count: int, slept_share: float, quiet_share: float) -> bool:
+        """Take how a turn went; tell whether it is news what the window is.
+
+        Args:
+            count: the messages that waited at its end.
+            slept_share: how much of its interval it waited for them.
+            quiet_share: how much of its interval passed since the last of them came.
+        """
+        if count > self.size:
+            was_certain = self.is_certain
+            self.size, self.is_certain, self._turns = RECEIVE_MAXIMUM, False, 0
+            return was_certain
+        if self.size == RECEIVE_MAXIMUM:
+            stalled = count > 0 and slept_share >= 1 and quiet_share >= QUIET_SHARE
+            self._turns = 0 if not stalled else self._turns + 1 if count == self._count else 1
+            self._count = count
+            if self._turns == CERTAIN_TURNS:
+                self.size, self._turns = count, 0
+            return False
+        self._turns = self._turns + 1 if count == self.size and slept_share < 1 - QUIET_SHARE else 0
+        if self.is_certain or self._turns < CERTAIN_TURNS:
+            return False
+        self.is_certain = True
+        return True
 
 
 def probe(mqtt: Mqtt, client_id: str, timeout_s: float) -> str | None:

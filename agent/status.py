@@ -169,7 +169,8 @@ def _broker(broker: Mapping[str, Any]) -> str:
     if not broker:
         return "unknown"
     state = "connected" if broker["connected"] else f"not connected: {broker['last_error']}"
-    return f"{state}; {broker['received']:,} messages, {broker['connects']} connections"
+    ahead = f"; it sends only {broker['window']} messages ahead: see docs/mqtt.md" if broker.get("window") else ""
+    return f"{state}; {broker['received']:,} messages, {broker['connects']} connections{ahead}"
 
 
 def _unsealed(unsealed: Mapping[str, int] | None) -> str:

@@ -11,11 +11,11 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
-from agent.bus import OFFLINE, ONLINE, QOS0_SHARE, RECEIVE_MAXIMUM, Bus, ask, probe
+from agent.bus import CERTAIN_TURNS, OFFLINE, ONLINE, QOS0_SHARE, RECEIVE_MAXIMUM, BrokerWindow, Bus, ask, probe
 from agent.clock import SystemClock
 from agent.config import Mqtt
 from agent.errors import BrokerError, ConfigError
@@ -163,6 +163,95 @@ def test_acknowledgements_of_an_older_connection_are_discarded(make_bus: Callabl
     assert (bus.counters.stale_acks, bus.counters.acked) == (1, 0)
     bus.close()
     assert payloads(collect(make_bus("skov/#"), 1)) == [b"new"]
+
+
+class StrictBroker(threading.Thread):
+    """As much of a broker as it takes to send one client QoS 1 messages, never more than ``window`` unacknowledged.
+
+    mosquitto 2.0.11 cannot stand in for it: what it calls its limit does not bind MQTT 5 clients.
+    """
+
+    def __init__(self, window: int, messages: int) -> None:
+        super().__init__(daemon=True)
+        self.window, self.left, self.most = window, messages, 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+
+    def run(self) -> None:
+        with self._listener, self._listener.accept()[0] as client, client.makefile("rb") as stream:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            unacknowledged = mid = 0
+            subscribed = False
+            while first := stream.read(1):
+                body = stream.read(self._length(stream))
+                match first[0] >> 4:
+                    case 1:  # CONNECT -> CONNACK: no session, success, no properties
+                        client.sendall(b"\x20\x03\x00\x00\x00")
+                    case 8:  # SUBSCRIBE -> SUBACK of the same id: QoS 1 granted
+                        client.sendall(b"\x90\x04" + body[:2] + b"\x00\x01")
+                        subscribed = True
+                    case 4:  # PUBACK
+                        unacknowledged -= 1
+                    case 12:  # PINGREQ -> PINGRESP
+                        client.sendall(b"\xd0\x00")
+                    case 14:  # DISCONNECT
+                        return
+                while subscribed and self.left and unacknowledged < self.window:
+                    mid = mid % 65_535 + 1
+                    client.sendall(b"\x32\x0b\x00\x05skov/" + mid.to_bytes(2, "big") + b"\x00" + b"1")
+                    self.left -= 1
+                    unacknowledged += 1
+                    self.most = max(self.most, unacknowledged)
+
+    @staticmethod
+    def _length(stream: BinaryIO) -> int:
+        length = shift = 0
+        while True:
+            byte = stream.read(1)[0]
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if not byte & 0x80:
+                return length
+
+
+def test_a_broker_that_sends_few_ahead_is_not_waited_for(stack: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
+    """It sends 20 and waits: to idle through the rest of each second would make 20 messages a second of any stream."""
+    broker = StrictBroker(window=20, messages=2_000)
+    broker.start()
+    bus = Bus(Mqtt(port=broker.port), "x", [("skov/#", 1)], health_topic=None, clock=SystemClock())
+    stack.enter_context(closing(bus))
+    bus.connect()
+    counts: list[int] = []
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        while sum(counts) < 2_000:
+            assert time.monotonic() - began < PATIENCE_S
+            messages = bus.receive(0.3, 2_000)
+            counts.append(len(messages))
+            bus.acknowledge(messages)
+    assert (broker.most, max(counts)) == (20, 20)
+    assert time.monotonic() - began < 0.5 * 100 * 0.3  # of the hundred turns that idle through
+    assert bus.counters.window == 20
+    assert "sends only 20 messages ahead" in caplog.text
+
+
+def test_the_window_of_a_broker_is_believed_only_where_it_must_be() -> None:
+    window = BrokerWindow()
+    for count in (20, 0, 20, 0, 20, 0, 20):  # a farm that sends twenty each other second
+        window.learn(count, slept_share=1.0, quiet_share=0.9)
+    assert window.size == RECEIVE_MAXIMUM
+    for _ in range(10):  # twenty, spread over each turn
+        window.learn(20, slept_share=1.0, quiet_share=0.05)
+    assert window.size == RECEIVE_MAXIMUM
+    for _ in range(CERTAIN_TURNS):  # twenty and no more, turn after turn
+        assert not window.learn(20, slept_share=1.0, quiet_share=0.9)
+    assert (window.size, window.is_certain) == (20, False)
+    for _ in range(10):  # as a farm does that sends twenty each second: nothing to complain of
+        assert not window.learn(20, slept_share=0.9, quiet_share=0.0)
+    assert [window.learn(20, slept_share=0.0, quiet_share=0.0) for _ in range(CERTAIN_TURNS)][-1]
+    assert window.is_certain
+    assert window.learn(21, slept_share=0.0, quiet_share=0.0)  # it was no limit, then
+    assert (window.size, window.is_certain) == (RECEIVE_MAXIMUM, False)
 
 
 def test_retained_messages_are_marked_and_live_ones_are_not(make_bus: Callable[..., Bus]) -> None:
