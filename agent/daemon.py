@@ -29,6 +29,7 @@ from agent.notify import Notifier
 from agent.orders import Orders
 from agent.predict import Predictor
 from agent.quality import Known, QualityJudge
+from agent.readings import HouseSplitter
 from agent.store import Store
 from agent.topics import Topics
 from agent.watch import GRID, HouseWatch, judge_instant
@@ -86,6 +87,7 @@ class Agent:
         targets = {o.target for m in predictor.models if m.manifest.task != "expect" for o in m.manifest.output}
         self.board = Board(bus, self.topics, targets, clock.monotonic())
         self.orders = Orders(config, store, {watch.house: watch for watch in self.watches})
+        self._splitter = HouseSplitter()
         self._connection = 0
         self._held: list[Message] = []  # not acknowledged, because the store failed
         self._stored = 0  # so many of them are in the store already
@@ -154,8 +156,10 @@ class Agent:
         if readings.last_seq:
             self._observed_seq = max(self._observed_seq, readings.last_seq)
         monotonic = self.clock.monotonic()
+        shares = self._splitter.split(readings)
         for watch in self.watches:
-            watch.observe(readings, monotonic)
+            if watch.house in shares:
+                watch.observe(shares[watch.house], monotonic)
 
     def _judge(self) -> None:
         if not self.clock.is_trusted():

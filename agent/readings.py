@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from agent.domain import Quality, SeriesKey, TimeQuality
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -49,14 +49,49 @@ class Readings:
             self.last_seq,
         )
 
-    def by_series(self) -> Iterator[tuple[SeriesKey, NDArray[np.intp]]]:
-        """Yield each series that occurs with the indices of its readings, in their order of arrival."""
-        if len(self.key) == 0:
-            return
-        order = np.argsort(self.key, kind="stable")
-        ends = np.flatnonzero(np.diff(self.key[order])) + 1
-        for indices in np.split(order, ends):
-            yield self.keys[int(self.key[indices[0]])], indices
+
+class HouseSplitter:
+    """Splits blocks of readings by house.
+
+    House computers say the same signals each time, so most blocks have the keys of the one before: what follows from
+    keys is worked out once, and equal keys are one and the same tuple, so that others can do so too.
+    """
+
+    def __init__(self) -> None:
+        self._keys: tuple[SeriesKey, ...] = ()
+        self._house = self._within = np.empty(0, np.int32)  # of each key: its house, and its place among that one's
+        self._shares: dict[str, tuple[SeriesKey, ...]] = {}
+
+    def split(self, readings: Readings) -> dict[str, Readings]:
+        """Return the readings of each house that occurs, in their order of arrival."""
+        if readings.keys != self._keys:
+            self._learn(readings.keys)
+        house = self._house[readings.key]
+        order = np.argsort(house, kind="stable")
+        ends = np.searchsorted(house[order], np.arange(len(self._shares)), side="right").tolist()
+        split, begin = {}, 0
+        for (name, keys), end in zip(self._shares.items(), ends, strict=True):
+            if end > begin:
+                share = readings.take(order[begin:end])
+                split[name] = replace(share, keys=keys, key=self._within[share.key])
+            begin = end
+        return split
+
+    def _learn(self, keys: tuple[SeriesKey, ...]) -> None:
+        shares: dict[str, list[SeriesKey]] = {}
+        within = []
+        for key in keys:
+            share = shares.setdefault(key.house, [])
+            within.append(len(share))
+            share.append(key)
+        numbers = {name: number for number, name in enumerate(shares)}
+        self._house = np.array([numbers[key.house] for key in keys], np.int32)
+        self._within = np.array(within, np.int32)
+        before, self._shares = self._shares, {name: tuple(share) for name, share in shares.items()}
+        for name, share_keys in self._shares.items():
+            if before.get(name) == share_keys:
+                self._shares[name] = before[name]
+        self._keys = keys
 
 
 EMPTY = Readings(

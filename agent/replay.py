@@ -18,7 +18,7 @@ from agent.commands import End, Place
 from agent.domain import PUBLISHED_STATES, from_ms, to_ms
 from agent.errors import InputError, ReplayFileError
 from agent.quality import QualityJudge
-from agent.readings import EMPTY
+from agent.readings import EMPTY, HouseSplitter
 from agent.replay_files import read_events, read_flocks, spool_readings
 from agent.watch import GRID, HouseWatch, judge_instant
 
@@ -186,6 +186,7 @@ class Replay:
         self._days = config.site.days
         self._predictor = predictor
         self.quality = QualityJudge(config.signal)
+        self._splitter = HouseSplitter()
         self.watches = {
             house: HouseWatch(
                 house,
@@ -243,8 +244,9 @@ class Replay:
     def _observe(self, readings: Readings, results: _Results) -> None:
         judged, intervals = self.quality.judge(readings)
         results.add_quality(intervals)
-        for watch in self.watches.values():
-            watch.observe(judged, 0.0)
+        for house, share in self._splitter.split(judged).items():
+            if house in self.watches:
+                self.watches[house].observe(share, 0.0)
 
     def _command(self, at: datetime, house: str, command: FlockCommand) -> None:
         watch = self.watches.get(house)

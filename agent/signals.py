@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from agent.domain import Kind
 
@@ -84,6 +85,9 @@ CATALOGUE = {
 }
 
 
+@lru_cache(
+    maxsize=20_000
+)  # 64 houses of 256 signals are 16,384; the pattern alone costs more than all else per reading
 def base_of(name: str) -> str:
     """Return the signal that a numbered sensor measures: ``temperature-2`` is a ``temperature``."""
     return SENSOR_NUMBER.sub("", name)

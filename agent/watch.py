@@ -163,16 +163,7 @@ class HouseWatch:
         self.window.load((), rhythms_s)
 
     def observe(self, readings: Readings, monotonic: float) -> None:
-        """Take what is this house's; ``monotonic`` is the real time of their arrival."""
-        mine = [number for number, key in enumerate(readings.keys) if key.house == self.house]
-        if not mine:
-            return
-        if len(mine) < len(readings.keys):
-            is_mine = np.zeros(len(readings.keys), np.bool_)
-            is_mine[mine] = True
-            readings = readings.take(is_mine[readings.key])
-        if not len(readings):
-            return
+        """Take readings, all of this house; ``monotonic`` is the real time of their arrival."""
         self.window.add(readings)
         heard = self._sensors.hear(readings, monotonic)
         self._fresh = True

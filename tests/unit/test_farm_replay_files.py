@@ -66,8 +66,10 @@ def test_the_replay_reads_the_readings_and_they_are_in_order_of_time(files: Path
 def test_every_reading_is_plausible_to_the_catalogue(files: Path, tmp_path: Path) -> None:
     recording = spool_readings(files / "readings.csv", tmp_path, UTC_ZONE)
     for block in recording.blocks():
-        for key, indices in block.by_series():
-            signal, values = CATALOGUE[key.signal], block.value[indices]
+        for number, key in enumerate(block.keys):
+            signal, values = CATALOGUE[key.signal], block.value[block.key == number]
+            if not len(values):
+                continue
             assert signal.low is None or values.min() >= signal.low
             assert signal.high is None or values.max() <= signal.high
 

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from agent.readings import Readings
 
 DAYS = FarmDays(ZoneInfo("UTC"))
 START = datetime(2026, 3, 10, tzinfo=UTC)
@@ -723,15 +722,6 @@ def test_a_replay_judges_what_matters_and_skips_the_rest(quiet: Farm) -> None:
     assert quiet.watch.matters(noon.replace(hour=0))  # a new farm day
     quiet.observe([(noon, "water", 10.0)])
     assert quiet.watch.matters(noon)
-
-
-def test_readings_of_other_houses_are_not_ours(quiet: Farm) -> None:
-    builder = ReadingsBuilder()
-    builder.add(SeriesKey("house2", "water"), to_ms(quiet.now + 5 * HOUR), 1.0, TimeQuality.SENDER, to_ms(quiet.now))
-    others: Readings = builder.build()
-    before = quiet.watch.last_reading_at()
-    quiet.watch.observe(others, 0.0)
-    assert quiet.watch.last_reading_at() == before
 
 
 def test_readings_that_are_not_good_do_not_enter_the_window(farm: Farm) -> None:
