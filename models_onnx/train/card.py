@@ -17,7 +17,7 @@ Simulated farms only (`models_onnx/farm`), {instants:,} instants of {flocks} flo
 times of the year, from the range set `train`; stopping and calibration by {validation} farm(s) of `validation`. No row
 of any real farm. What the ranges are, and the source of each figure, stands in `models_onnx/farm/params.py`; growth,
 intake and the mean weights come from the breeders' tables (`agent/strains.py`: Ross 308, Aviagen 2022; Cobb 500,
-Cobb-Vantress 2022). Readings pass through the agent's own window (`agent/window.py`), so a feature means the same here
+Cobb-Vantress 2022). Readings pass through the agent's own window (`agent/window/`), so a feature means the same here
 and on a gateway. Of the flocks a fifth is told only by the hour or the day; each sensor is absent from one in sixteen,
 in every fifth house from half of them; in a third the count of birds is wrong by about 5 %; at one instant in seven a
 signal is masked as it is while a warning stands. Seven flocks in ten are also made rough: errors of meters and scale

@@ -1,44 +1,25 @@
-"""What a model looks at: the readings of one house in buckets, and features of them on a time grid. Pure numpy.
-
-A reading goes into two buckets of its sensor, by its own time, whenever it arrives: one of 600 s (kept 14 days) and one
-of its farm day (kept 80). Buckets are half-open (start, end]: what is stamped 10:00:00 belongs to 09:50-10:00, and a
-day's total stamped at midnight to the day that ended.
-
-**A gap is never zero.** Every sensor has a rhythm, the median interval of its readings. A reading credits that much
-time, a bucket at most 600 s and one rhythm (timers wobble over the edges; a burst does not make up for a gap), and the
-*coverage* of a step is the share of it that is credited. A sum is divided by that share: it is a rate over the time
-measured. Below the feature's ``min_coverage`` the step is masked. A step less than half as long as the rhythm says
-nothing about increments. Until a second reading comes, the rhythm is taken as 600 s.
-
-**Amounts** that come after a silence are unknown: they may hold what flowed meanwhile, or not, and nobody knows when.
-Totals of an hour or a day are what they say.
-
-**Counters** become amounts, sensor by sensor, in the order of time: a fall means that the meter began again at 0, so
-the new value is the amount if one reading may plausibly be that large, otherwise it is unknown; a counter's reading
-that arrives late changes nothing, since the later one already counted it. ``last`` of a counter is the meter's total.
-
-**Numbered sensors** (``temperature-1``) are kept apart and joined when asked: levels are averaged over the sensors that
-measured the step, amounts are added, and an amount is only known where every meter that spoke in the last three days
-did.
-"""
+"""The window of one house: what comes in, what is known of its sensors, and the tensors that models look at."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from agent.domain import Kind, Quality, from_ms, to_ms
+from agent.domain import Kind, Quality, to_ms
 from agent.manifest import BUCKET_S, DAY_S, DEFAULT_MIN_COVERAGE, KEPT_BUCKETS, KEPT_DAYS, Feature, Grid, InputSpec
 from agent.signals import base_of
+from agent.window.buckets import BUCKET_MS, DAY_MS, NO_BUCKET, Bucket, Ring
+from agent.window.context import NAN, fact_of
+from agent.window.features import Look, Plan, Scale, Steps
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Collection, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -46,16 +27,12 @@ if TYPE_CHECKING:
     from agent.domain import SeriesKey
     from agent.readings import Readings
     from agent.signals import Signal
-    from agent.strains import Strain
+    from agent.window.context import FlockContext
 
     Floats = NDArray[np.float32] | NDArray[np.float64]
-    Masks = Mapping[str, Sequence[tuple[datetime, datetime]]]
     F64 = NDArray[np.float64]
     I64 = NDArray[np.int64]
-    AnyNumber = TypeVar("AnyNumber", bound=np.generic)
 
-BUCKET_MS = BUCKET_S * 1000
-DAY_MS = DAY_S * 1000
 FUTURE_MS = DAY_MS  # a reading dated later than this after its arrival has a wrong clock: it would push all others out
 RHYTHM_INTERVALS = 32  # the rhythm is the median of that many intervals: adapts in half an hour at one a minute
 RHYTHM_SEED = 8  # how many of them a rhythm that was restored counts for
@@ -63,26 +40,14 @@ SILENCE_RHYTHMS = 1.5  # an amount that comes after a longer time may hold what 
 METER_RHYTHM_S = 3600.0  # above this rhythm amounts are totals of their hour or day, whatever came before
 SENSOR_GONE_MS = 3 * DAY_MS  # a meter that has not spoken for so long is no part of its signal any more
 GRAMS = {"kg": 1000.0, "l": 1000.0}  # what one unit is in the grams of the breed curves
-NO_BUCKET = -1  # a number that is never kept
 PLANS_KEPT = 64  # more than all bundles of a house need
-NAN = float("nan")
 
+Masks = Mapping[str, Sequence[tuple[datetime, datetime]]]
+"""By base signal the times in which it was out of its course."""
 
-class Bucket(NamedTuple):
-    """What is kept of one sensor in one step: the store's row, and how a window is rebuilt after a restart.
-
-    ``step_s`` is 600, or 86400 for a farm day; ``last`` is the newest value, a counter's own total.
-    """
-
-    house: str
-    signal: str
-    step_s: int
-    start_ms: int
-    n: int
-    sum: float
-    min: float
-    max: float
-    last: float
+_NEVER = timedelta(days=2 * KEPT_DAYS)  # so far ahead nothing is measured
+LEVEL, AMOUNT, COUNTER = range(3)
+KINDS = {Kind.GAUGE: LEVEL, Kind.INCREMENT: AMOUNT, Kind.COUNTER: COUNTER}
 
 
 class Measured(NamedTuple):
@@ -124,318 +89,6 @@ class HouseInputs:
         return self.measured[signal, max(steps)] if steps else 1.0
 
 
-_NEVER = timedelta(days=2 * KEPT_DAYS)  # so far ahead nothing is measured
-_NO_TIMES: I64 = np.empty(0, np.int64)
-_NO_BIRDS: F64 = np.empty(0, np.float64)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FlockContext:
-    """What the features need to know of the flock in the house."""
-
-    placed_at_ms: int
-    strain: Strain
-    birds_placed: int | None = None
-    sex: str | None = None  # "male", "female"; None: as hatched
-    parent_age_weeks: float | None = None
-    slaughter_at_ms: int | None = None  # planned
-    removed_at_ms: I64 = field(default_factory=lambda: _NO_TIMES)  # ascending: deaths, culls, thinnings
-    removed: F64 = field(default_factory=lambda: _NO_BIRDS)  # birds removed up to and including each of them
-    facts: Mapping[str, float] = field(default_factory=dict)  # what else a manifest may ask for: "house.weight_bias"
-
-    def live_at(self, at_ms: I64) -> F64:
-        """Return the live birds at each time; NaN where nobody said how many were placed, or none is left."""
-        if self.birds_placed is None:
-            return np.full(len(at_ms), NAN)
-        if len(self.removed) == 0:
-            return np.full(len(at_ms), float(self.birds_placed))
-        which = np.searchsorted(self.removed_at_ms, at_ms, side="right")
-        live = self.birds_placed - np.concatenate(([0.0], self.removed))[which]
-        return np.where(live > 0, live, NAN)
-
-    def age_days(self, at_ms: I64) -> F64:
-        """Return the age at each time in days since placement, with its fraction; negative before."""
-        return (at_ms - self.placed_at_ms) / DAY_MS
-
-
-_CURVE_DAYS = KEPT_DAYS  # beyond the breeder's last day (56) the curve goes on with its last gain and intake
-
-
-@lru_cache(maxsize=16)
-def curves_of(strain: Strain) -> tuple[F64, F64]:
-    """Return the weight and the feed eaten so far, in g per bird, at ages 0, 1, 2 … 80 days."""
-    weight, feed = np.array(strain.weight_g, np.float64), np.array(strain.feed_g, np.float64)
-    more = np.arange(1, _CURVE_DAYS + 2 - len(weight))
-    weight = np.concatenate((weight, weight[-1] + more * (weight[-1] - weight[-2])))
-    return weight, np.cumsum(np.concatenate((feed, np.full(len(more), feed[-1]))))
-
-
-def curve_at(curve: F64, age_days: F64) -> F64:
-    """Return a curve of ``curves_of`` at fractional ages; before placement it stands at its beginning."""
-    return np.interp(age_days, np.arange(len(curve)), curve)
-
-
-_LEVEL, _AMOUNT, _COUNTER = range(3)
-_KINDS = {Kind.GAUGE: _LEVEL, Kind.INCREMENT: _AMOUNT, Kind.COUNTER: _COUNTER}
-
-
-class _Ring:
-    """Buckets of several sensors by number, the newest ``size`` numbers of them; arrays are [sensor, slot]."""
-
-    def __init__(self, size: int, sum_dtype: type[np.float32 | np.float64]) -> None:
-        self.size = size
-        self.head: int | None = None  # the newest number
-        self.n = np.zeros((0, size), np.uint32)
-        self.sum = np.zeros((0, size), sum_dtype)
-        self.min = np.zeros((0, size), np.float32)
-        self.max = np.zeros((0, size), np.float32)
-        self.last = np.zeros((0, size), np.float32)
-        self.last_ms = np.zeros((0, size), np.int32)  # within its bucket
-        self.dirty = np.zeros((0, size), np.bool_)
-
-    def grow(self) -> None:
-        """Make room for one more sensor."""
-        for name in ("n", "sum", "min", "max", "last", "last_ms", "dirty"):
-            old = getattr(self, name)
-            setattr(self, name, np.concatenate((old, np.zeros((1, self.size), old.dtype))))
-
-    def advance(self, number: int) -> int:
-        """Return the newest number, now at least ``number``; slots taken over are emptied of what was older."""
-        if self.head is None:
-            self.head = number
-        if number <= self.head:
-            return self.head
-        new = np.arange(max(self.head + 1, number - self.size + 1), number + 1) % self.size
-        self.n[:, new] = 0
-        self.last_ms[:, new] = -1
-        self.dirty[:, new] = False
-        self.head = number
-        return number
-
-    def add(self, row: NDArray[np.intp], number: I64, offset_ms: I64, value: F64, total: F64) -> None:
-        """Put values into their buckets; sorted by (row, time), ``offset_ms`` being the time within the bucket.
-
-        ``total`` is what ``last`` keeps. A NaN value is no measurement: it moves ``last`` only.
-        """
-        if len(row) == 0:
-            return
-        head = self.advance(int(number.max()))
-        kept = number > head - self.size
-        if not kept.all():
-            row, number, offset_ms = row[kept], number[kept], offset_ms[kept]
-            value, total = value[kept], total[kept]
-            if len(row) == 0:
-                return
-        begins = np.concatenate(([True], (row[1:] != row[:-1]) | (number[1:] != number[:-1])))
-        starts = np.flatnonzero(begins)
-        ends = np.append(starts[1:], len(row)) - 1
-        measured = np.isfinite(value)
-        plain = bool(measured.all())
-        count = ends - starts + 1 if plain else np.add.reduceat(measured.astype(np.int64), starts)
-        where = row[starts], number[starts] % self.size
-        n_before = self.n[where]
-        fresh = n_before == 0
-        low = np.minimum.reduceat(value if plain else np.where(measured, value, np.inf), starts)
-        high = np.maximum.reduceat(value if plain else np.where(measured, value, -np.inf), starts)
-        amount = np.add.reduceat(value if plain else np.where(measured, value, 0.0), starts)
-        newest = offset_ms[ends]
-        self.n[where] = n_before + count.astype(np.uint32)
-        self.sum[where] = np.where(fresh, amount, self.sum[where] + amount)
-        self.min[where] = np.where(fresh, low, np.minimum(self.min[where], low))
-        self.max[where] = np.where(fresh, high, np.maximum(self.max[where], high))
-        later = newest >= self.last_ms[where]
-        self.last[where] = np.where(later, total[ends], self.last[where])
-        self.last_ms[where] = np.where(later, newest, self.last_ms[where])
-        self.dirty[where] = True
-
-    def exported(self) -> Iterator[tuple[int, int, int]]:
-        """Yield (row, number, slot) of what changed since the last time, and forget that it did."""
-        if self.head is None:
-            return
-        rows, slots = np.nonzero(self.dirty)
-        for row, slot in zip(rows.tolist(), slots.tolist(), strict=True):
-            yield row, self.head - (self.head - slot) % self.size, slot
-        self.dirty[:] = False
-
-
-class _Steps(NamedTuple):
-    """The steps of a grid: numbers of the buckets [steps, buckets per step], and the times of each step."""
-
-    numbers: I64
-    start_ms: I64
-    end_ms: I64
-
-    @property
-    def length_s(self) -> F64:
-        """How long each step lasts: today's, until now."""
-        return np.asarray((self.end_ms - self.start_ms) / 1000, np.float64)
-
-
-@dataclass(slots=True)
-class _Plan:
-    """A grid and its columns, with the rows of the rings that they need: made once, until a new sensor appears."""
-
-    features: tuple[Feature, ...]
-    sensors: int  # how many the window had when this was made
-    rows: NDArray[np.intp]
-    of_feature: list[NDArray[np.intp]]  # for each feature the positions of its sensors within ``rows``
-    is_amount: NDArray[np.bool_]  # [rows, 1]
-    least: F64  # the coverage that each feature needs, [features, 1]
-    grams: list[float]  # what one unit of each feature's signal is in the curves' grams
-
-
-class _Look:
-    """Some steps as some sensors measured them, in the buckets of one ring; arrays are [sensor, step]."""
-
-    def __init__(self, ring: _Ring, plan: _Plan, steps: _Steps, rhythm_s: F64, spoke_lately: NDArray[np.bool_]) -> None:
-        self._ring, self._rows, self._numbers, self._spoke_lately = ring, plan.rows, steps.numbers, spoke_lately
-        first, last = int(steps.numbers[0, 0]), int(steps.numbers[-1, -1])
-        head = NO_BUCKET if ring.head is None else ring.head
-        self._each = self._picked(ring.n)
-        if last > head or first <= head - ring.size:
-            is_kept = (steps.numbers <= head) & (steps.numbers > head - ring.size)
-            self._each = self._each * is_kept
-        self._n = self._each.sum(axis=2)
-        self._all_sums: F64 | None = None
-        rhythm = np.where(np.isnan(rhythm_s), BUCKET_S, rhythm_s)[:, None]
-        length_s = steps.length_s
-        if ring.size == KEPT_DAYS:
-            ratio = self._n * (rhythm / length_s)
-        else:
-            each = (rhythm / BUCKET_S)[:, :, None]
-            ratio = np.minimum(self._each * each, 1 + each).sum(axis=2) / steps.numbers.shape[1]
-        self._share = np.minimum(ratio, 1 + rhythm / length_s)  # what a sum is divided by
-        self._cover = np.minimum(ratio, 1.0)
-        self._cover[plan.is_amount & (rhythm > 2 * length_s)] = 0
-
-    def column(self, feature: Feature, sensors: NDArray[np.intp]) -> tuple[F64, F64]:
-        """Return a feature's aggregate and its coverage, by step, joined over its sensors."""
-        if len(sensors) == 1:
-            values, cover = self._aggregates(feature.aggregate, int(sensors[0]))
-            return values, cover
-        if len(sensors) == 0:
-            return np.full(len(self._numbers), NAN), np.zeros(len(self._numbers))
-        each = [self._aggregates(feature.aggregate, int(sensor)) for sensor in sensors]
-        values, cover = np.stack([values for values, _ in each]), np.stack([cover for _, cover in each])
-        if feature.aggregate == "count":
-            return values.sum(axis=0), cover.max(axis=0)
-        if feature.aggregate == "sum":
-            if (speaks := self._spoke_lately[sensors]).any():
-                values, cover = values[speaks], cover[speaks]
-            return values.sum(axis=0), cover.min(axis=0)
-        if feature.aggregate in {"min", "max"}:
-            worst = np.inf if feature.aggregate == "min" else -np.inf
-            found = np.where(np.isnan(values), worst, values)
-            return found.min(axis=0) if feature.aggregate == "min" else found.max(axis=0), cover.max(axis=0)
-        weight = np.where(np.isnan(values), 0.0, cover)
-        return (np.where(weight > 0, values, 0.0) * weight).sum(axis=0) / weight.sum(axis=0), cover.max(axis=0)
-
-    def _aggregates(self, aggregate: str, sensor: int) -> tuple[F64, F64]:
-        """Return one aggregate of one sensor and its coverage, by step; NaN: nothing was measured."""
-        n, cover = self._n[sensor], self._cover[sensor]
-        match aggregate:
-            case "sum":
-                return self._sums()[sensor] / self._share[sensor], cover
-            case "mean" | "gain":  # a gain is told from the means of two steps
-                return self._sums()[sensor] / n, cover
-            case "count":
-                return n.astype(np.float64), np.ones_like(cover)
-        each = self._each[sensor]
-        match aggregate:
-            case "median":
-                means = np.where(each > 0, self._picked(self._ring.sum)[sensor], NAN) / each
-                return _middle(means.astype(np.float64)), cover
-            case "min":
-                found = np.where(each > 0, self._picked(self._ring.min)[sensor], np.inf).min(axis=1)
-            case "max":
-                found = np.where(each > 0, self._picked(self._ring.max)[sensor], -np.inf).max(axis=1)
-            case _:
-                newest = each.shape[1] - 1 - (each[:, ::-1] > 0).argmax(axis=1)
-                last = self._picked(self._ring.last)[sensor]
-                found = np.take_along_axis(last, newest[:, None], axis=1)[:, 0]
-        return np.where(n > 0, found.astype(np.float64), NAN), cover
-
-    def _sums(self) -> F64:
-        if self._all_sums is None:
-            each = np.where(self._each > 0, self._picked(self._ring.sum), 0.0)
-            self._all_sums = each.sum(axis=2, dtype=np.float64)
-        return self._all_sums
-
-    def _picked(self, kept: NDArray[AnyNumber]) -> NDArray[AnyNumber]:
-        """Return the buckets of the steps, [sensor, step, bucket]; their numbers follow each other: a slice, or two."""
-        begin, count, size = int(self._numbers[0, 0]) % self._ring.size, self._numbers.size, self._ring.size
-        rows = kept[self._rows]
-        if begin + count <= size:
-            found = rows[:, begin : begin + count]
-        else:
-            found = np.concatenate((rows[:, begin:], rows[:, : begin + count - size]), axis=1)
-        return found.reshape(len(self._rows), *self._numbers.shape)
-
-
-class _Scale:
-    """What turns an aggregate into a feature: birds, breed curve, logarithm; each worked out once for a grid.
-
-    A step that began before the birds came has neither birds nor a curve.
-    """
-
-    def __init__(self, steps: _Steps, flock: FlockContext | None) -> None:
-        self._steps, self._flock = steps, flock
-        self._known: dict[tuple[str | None, str | None], F64] = {}
-
-    def applied(self, feature: Feature, value: F64, grams: float) -> F64:
-        """Return ``value`` per bird, as a ratio to the curve, transformed: what of it the feature wants.
-
-        ``grams`` is what one unit of the signal is in the curve's grams.
-        """
-        if feature.reference is not None:
-            value = value * (self._factor(feature.per, feature.reference) * grams)
-        elif feature.per is not None:
-            value = value * self._factor(feature.per, None)
-        if feature.transform == "log":
-            return np.log(value)
-        if feature.transform == "log1p":
-            return np.log1p(value)
-        return value
-
-    def _factor(self, per: str | None, reference: str | None) -> F64:
-        """Return one over what to divide by, by step; NaN where unknown or nothing."""
-        known = self._known.get((per, reference))
-        if known is not None:
-            return known
-        start_ms, flock = self._steps.start_ms, self._flock
-        if flock is None:
-            divisor = np.full(len(start_ms), NAN)
-        elif per is not None and reference is not None:
-            divisor = 1 / (self._factor(per, None) * self._factor(None, reference))
-        else:
-            divisor = self._worked_out(per or reference, flock)
-            divisor = np.where((divisor > 0) & (start_ms >= flock.placed_at_ms), divisor, NAN)
-        factor = self._known[per, reference] = 1 / divisor
-        return factor
-
-    def _worked_out(self, name: str | None, flock: FlockContext) -> F64:
-        steps = self._steps
-        middle_ms = (steps.start_ms + steps.end_ms) // 2
-        if name == "live_bird":
-            return flock.live_at(middle_ms)
-        if name == "bird_placed":
-            return np.full(len(middle_ms), NAN if flock.birds_placed is None else float(flock.birds_placed))
-        weight, eaten = curves_of(flock.strain)
-        if name == "strain.weight_g":
-            return curve_at(weight, flock.age_days(middle_ms))
-        curve = eaten if name == "strain.feed_g" else weight
-        return curve_at(curve, flock.age_days(steps.end_ms)) - curve_at(curve, flock.age_days(steps.start_ms))
-
-
-def _middle(values: F64) -> F64:
-    """Return the median over the last axis, NaN left out; NaN where there is nothing else."""
-    ordered = np.sort(values, axis=-1)  # NaN last
-    count = np.isfinite(values).sum(axis=-1)
-    low = np.take_along_axis(ordered, np.maximum((count - 1) // 2, 0)[..., None], axis=-1)[..., 0]
-    high = np.take_along_axis(ordered, np.minimum(count // 2, values.shape[-1] - 1)[..., None], axis=-1)[..., 0]
-    return np.asarray((low + high) / 2)
-
-
 @lru_cache(maxsize=64)
 def _one_step(length_s: int) -> Grid:
     return Grid(step_s=length_s, length=1)
@@ -459,8 +112,8 @@ class Window:
         self._days = days
         self._names: list[str] = []  # of the sensors, by row
         self._row: dict[str, int] = {}
-        self._fine = _Ring(KEPT_BUCKETS, np.float32)
-        self._daily = _Ring(KEPT_DAYS, np.float64)
+        self._fine = Ring(KEPT_BUCKETS, np.float32)
+        self._daily = Ring(KEPT_DAYS, np.float64)
         self._high_ms = np.empty(0, np.int64)  # the newest time of each sensor
         self._total = np.empty(0, np.float64)  # the newest total of a counter
         self._fell_from = np.empty(
@@ -473,7 +126,7 @@ class Window:
         self._rhythm_is_old = False
         self._keys: tuple[SeriesKey, ...] = ()
         self._rows_of_keys = np.empty(0, np.intp)
-        self._plans: dict[int, tuple[object, _Plan]] = {}
+        self._plans: dict[int, tuple[object, Plan]] = {}
         self._day_starts: dict[int, int] = {}  # ordinal of a farm day -> its first instant
 
     # --- what comes in
@@ -645,7 +298,7 @@ class Window:
             self._daily.grow()
             self._high_ms = np.append(self._high_ms, np.int64(-1))
             self._total, self._fell_from = np.append(self._total, NAN), np.append(self._fell_from, NAN)
-            self._kinds = np.append(self._kinds, _KINDS[self._signals[base_of(name)].kind])
+            self._kinds = np.append(self._kinds, KINDS[self._signals[base_of(name)].kind])
             self._intervals = np.concatenate((self._intervals, np.full((1, RHYTHM_INTERVALS), NAN, np.float32)))
             self._interval_count = np.append(self._interval_count, 0)
             self._rhythm_s = np.append(self._rhythm_s, NAN)
@@ -658,13 +311,13 @@ class Window:
         the time since the reading before, NaN where there is none or the reading is late.
         """
         kinds = self._kinds[row]
-        if (kinds == _LEVEL).all():
+        if (kinds == LEVEL).all():
             return value
         rhythm_s = self._rhythms()[row]
         is_silence = elapsed_s > SILENCE_RHYTHMS * rhythm_s
-        held_back = (kinds == _AMOUNT) & is_silence & (rhythm_s <= METER_RHYTHM_S)
+        held_back = (kinds == AMOUNT) & is_silence & (rhythm_s <= METER_RHYTHM_S)
         measured = np.where(held_back, NAN, value)
-        for r in np.unique(row[kinds == _COUNTER]).tolist():
+        for r in np.unique(row[kinds == COUNTER]).tolist():
             mine = slice(int(np.searchsorted(row, r)), int(np.searchsorted(row, r, side="right")))
             rise = self._rises(r, value[mine], is_late=np.isnan(elapsed_s[mine]))
             measured[mine] = np.where(is_silence[mine], NAN, rise)
@@ -758,40 +411,40 @@ class Window:
             ordinal += 1
         return ordinal
 
-    def _steps(self, grid: Grid, at_ms: int, extra: int) -> _Steps:
+    def _steps(self, grid: Grid, at_ms: int, extra: int) -> Steps:
         """Return the steps of ``grid`` as of ``at_ms``, with ``extra`` more before them."""
         length = grid.length + extra
         if grid.align == "day":
             today = self._day_of(at_ms)
             numbers = np.arange(today - length + 1, today + 1, dtype=np.int64)
             edges = np.array([*(self._start_of(day) for day in range(today - length + 1, today + 1)), at_ms], np.int64)
-            return _Steps(numbers[:, None], edges[:-1], edges[1:])
+            return Steps(numbers[:, None], edges[:-1], edges[1:])
         each = grid.step_s // BUCKET_S
         last = at_ms // BUCKET_MS  # the newest bucket that is over
         numbers = np.arange(last - each * length + 1, last + 1, dtype=np.int64)
         end_ms = numbers[each - 1 :: each] * BUCKET_MS
-        return _Steps(numbers.reshape(length, each), end_ms - grid.step_s * 1000, end_ms)
+        return Steps(numbers.reshape(length, each), end_ms - grid.step_s * 1000, end_ms)
 
-    def _looks(self, plan: _Plan, grid: Grid, steps: _Steps) -> Iterator[_Look]:
+    def _looks(self, plan: Plan, grid: Grid, steps: Steps) -> Iterator[Look]:
         """Yield what measures ``steps``: farm days, and the fine buckets where the last day is not over at its end."""
         rhythms = self._rhythms()[plan.rows]
         spoke_lately = self._high_ms[plan.rows] > steps.end_ms[-1] - SENSOR_GONE_MS
         if grid.align == "end":
-            yield _Look(self._fine, plan, steps, rhythms, spoke_lately)
+            yield Look(self._fine, plan, steps, rhythms, spoke_lately)
             return
         is_over = steps.end_ms[-1] == self._start_of(int(steps.numbers[-1, 0]) + 1)
-        whole = _Steps(*steps) if is_over else _Steps(*(part[:-1] for part in steps))
+        whole = Steps(*steps) if is_over else Steps(*(part[:-1] for part in steps))
         if len(whole.end_ms):
-            yield _Look(self._daily, plan, whole, rhythms, spoke_lately)
+            yield Look(self._daily, plan, whole, rhythms, spoke_lately)
         if not is_over:
             begun_ms, now_ms = int(steps.start_ms[-1]), int(steps.end_ms[-1])
             numbers = np.arange(-(-begun_ms // BUCKET_MS) + 1, now_ms // BUCKET_MS + 1, dtype=np.int64)
             numbers = numbers if len(numbers) else np.array([NO_BUCKET])
-            yield _Look(
-                self._fine, plan, _Steps(numbers[None], steps.start_ms[-1:], steps.end_ms[-1:]), rhythms, spoke_lately
+            yield Look(
+                self._fine, plan, Steps(numbers[None], steps.start_ms[-1:], steps.end_ms[-1:]), rhythms, spoke_lately
             )
 
-    def _plan(self, key: int, owner: object, features: tuple[Feature, ...]) -> _Plan:
+    def _plan(self, key: int, owner: object, features: tuple[Feature, ...]) -> Plan:
         """Return the plan for ``features``; kept by the identity of the one who asks, who is kept alive for it."""
         kept = self._plans.get(key)
         if kept is not None and kept[0] is owner and kept[1].sensors == len(self._names):
@@ -800,12 +453,12 @@ class Window:
         rows = [row for row, name in enumerate(self._names) if base_of(name) in wanted]
         bases = [base_of(self._names[row]) for row in rows]
         positions = [np.array([i for i, base in enumerate(bases) if base == f.signal], np.intp) for f in features]
-        is_amount = self._kinds[rows] != _LEVEL
+        is_amount = self._kinds[rows] != LEVEL
         if len(self._plans) > PLANS_KEPT:
             self._plans.clear()
         least = [DEFAULT_MIN_COVERAGE if f.min_coverage is None else f.min_coverage for f in features]
         units = [signal.unit if (signal := self._signals.get(f.signal)) else None for f in features]
-        plan = _Plan(
+        plan = Plan(
             features,
             len(self._names),
             np.array(rows, np.intp),
@@ -818,13 +471,13 @@ class Window:
         return plan
 
     def _columns(
-        self, plan: _Plan, grid: Grid, at_ms: int, flock: FlockContext | None, masked: Masks
+        self, plan: Plan, grid: Grid, at_ms: int, flock: FlockContext | None, masked: Masks
     ) -> tuple[F64, F64, I64]:
         """Return values (NaN where masked) and coverages, both [steps, features], and the end of each step."""
         extra = int(any(f.aggregate == "gain" for f in plan.features))
         steps = self._steps(grid, at_ms, extra)
         looks = list(self._looks(plan, grid, steps))
-        scale = _Scale(_Steps(*(part[extra:] for part in steps)), flock)
+        scale = Scale(Steps(*(part[extra:] for part in steps)), flock)
         start_ms, end_ms = steps.start_ms[extra:], steps.end_ms[extra:]
         values, covers = np.empty((len(plan.features), grid.length)), np.empty((len(plan.features), grid.length))
         for i, feature in enumerate(plan.features):
@@ -851,34 +504,4 @@ class Window:
             return (to_ms(at) - self._start_of(day)) / (self._start_of(day + 1) - self._start_of(day))
         if flock is None:
             return NAN
-        return _fact_of(flock, name, at, self._days)
-
-
-def _fact_of(flock: FlockContext, name: str, at: datetime, days: FarmDays) -> float:
-    """Return a fact about the flock as of ``at``; NaN where it is not known."""
-    at_ms = to_ms(at)
-    now = np.array([at_ms])
-    kind, _, which = name.partition(":")
-    match kind:
-        case "age_days":
-            return (at_ms - flock.placed_at_ms) / DAY_MS
-        case "day_number":
-            return float((days.date_of(at) - days.date_of(from_ms(flock.placed_at_ms))).days)
-        case "birds_placed":
-            return NAN if flock.birds_placed is None else float(flock.birds_placed)
-        case "live_birds":
-            return float(flock.live_at(now)[0])
-        case "parent_age_weeks":
-            return NAN if flock.parent_age_weeks is None else flock.parent_age_weeks
-        case "days_to_slaughter":
-            return NAN if flock.slaughter_at_ms is None else (flock.slaughter_at_ms - at_ms) / DAY_MS
-        case "strain":
-            return float(flock.strain.name == which)
-        case "sex":
-            return NAN if flock.sex is None else float(flock.sex == which)
-        case "reference.weight_g":
-            return float(curve_at(curves_of(flock.strain)[0], flock.age_days(now))[0])
-        case "reference.feed_g":  # what the curve eats in the day around now
-            around = flock.age_days(np.array([at_ms - DAY_MS // 2, at_ms + DAY_MS // 2]))
-            return float(np.diff(curve_at(curves_of(flock.strain)[1], around))[0])
-    return flock.facts.get(name, NAN)
+        return fact_of(flock, name, at, self._days)
