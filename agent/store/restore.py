@@ -79,7 +79,8 @@ def restore(
 def _buckets(db: sqlite3.Connection, path: Path) -> Iterator[BucketRow]:
     with named_errors(path, "read what the windows held"):
         yield from db.execute(
-            "SELECT house, signal, step_s, start_ms, n, sum, min, max, last FROM buckets ORDER BY step_s, start_ms"
+            "SELECT house, signal, step_s, start_ms, n, sum, min, max, last, last_ms FROM buckets"
+            " ORDER BY step_s, start_ms"
         )
 
 

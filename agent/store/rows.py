@@ -63,8 +63,8 @@ LAKE_COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
 
 STREAMS = tuple(LAKE_COLUMNS)
 
-BucketRow = tuple[str, str, int, int, int, float, float, float, float]
-"""house, signal, step_s, start_ms, n, sum, min, max, last: what a window keeps of one signal in one step."""
+BucketRow = tuple[str, str, int, int, int, float, float, float, float, int]
+"""house, signal, step_s, start_ms, n, sum, min, max, last, last_ms: what a window keeps of one signal in one step."""
 
 EventRow = tuple[int, str, str | None, str | None, int | None, int | None, str]
 """at_ms, kind, house, signal, from_ms, to_ms, detail."""
@@ -84,8 +84,8 @@ INSERT_COMMAND = "INSERT OR IGNORE INTO commands (id, topic, answer) VALUES (?, 
 DROP_COMMANDS = "DELETE FROM commands WHERE seq <= (SELECT max(seq) FROM commands) - ?"
 REPLACE_STANDING = "INSERT OR REPLACE INTO warning_states VALUES (?, ?, ?)"
 REPLACE_BUCKET = (
-    "INSERT OR REPLACE INTO buckets (house, signal, step_s, start_ms, n, sum, min, max, last)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO buckets (house, signal, step_s, start_ms, n, sum, min, max, last, last_ms)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 NEWER_READINGS = (
     "SELECT seq, series, at_ms, received_ms, value, quality, time_quality FROM readings"

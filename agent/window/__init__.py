@@ -13,9 +13,10 @@ nothing about increments. Until a second reading comes, the rhythm is taken as 6
 **Amounts** that come after a silence are unknown: they may hold what flowed meanwhile, or not, and nobody knows when.
 Totals of an hour or a day are what they say.
 
-**Counters** become amounts, sensor by sensor, in the order of time: a fall means that the meter began again at 0, so
-the new value is the amount if one reading may plausibly be that large, otherwise it is unknown; a counter's reading
-that arrives late changes nothing, since the later one already counted it. ``last`` of a counter is the meter's total.
+**Counters** become amounts, sensor by sensor, in the order of time (``meters``). A fall near the end of the meter's
+digits or register is a rollover; else a fall to little means that it began again at 0, and the new value is the amount;
+else what flowed is unknown. A counter's reading that arrives late changes nothing, since the later one already counted
+it. ``last`` of a counter is the meter's total.
 
 **Numbered sensors** (``temperature-1``) are kept apart and joined when asked: levels are averaged over the sensors that
 measured the step, amounts are added, and an amount is only known where every meter that spoke in the last three days
@@ -27,6 +28,7 @@ did.
 | ``features`` | steps of a grid, aggregates with their coverage, per bird and against the curve |
 | ``context`` | ``FlockContext``: birds, age, breed curves |
 | ``buckets`` | rings of buckets, and the row of each in the store |
+| ``meters`` | running totals to amounts |
 """
 
 from agent.window.buckets import DAY_MS, Bucket

@@ -24,7 +24,8 @@ NO_BUCKET = -1  # a number that is never kept
 class Bucket(NamedTuple):
     """What is kept of one sensor in one step: the store's row, and how a window is rebuilt after a restart.
 
-    ``step_s`` is 600, or 86400 for a farm day; ``last`` is the newest value, a counter's own total.
+    ``step_s`` is 600, or 86400 for a farm day; ``last`` is the newest value, a counter's own total, and ``last_ms`` its
+    time (0: not known).
     """
 
     house: str
@@ -36,6 +37,7 @@ class Bucket(NamedTuple):
     min: float
     max: float
     last: float
+    last_ms: int = 0
 
 
 class Ring:
@@ -48,7 +50,7 @@ class Ring:
         self.sum = np.zeros((0, size), sum_dtype)
         self.min = np.zeros((0, size), np.float32)
         self.max = np.zeros((0, size), np.float32)
-        self.last = np.zeros((0, size), np.float32)
+        self.last = np.zeros((0, size), np.float64)  # a meter's total has more digits than a float32
         self.last_ms = np.zeros((0, size), np.int32)  # within its bucket
         self.dirty = np.zeros((0, size), np.bool_)
 

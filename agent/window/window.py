@@ -17,6 +17,7 @@ from agent.signals import base_of
 from agent.window.buckets import BUCKET_MS, DAY_MS, NO_BUCKET, Bucket, Ring
 from agent.window.context import NAN, fact_of
 from agent.window.features import Look, Plan, Scale, Steps
+from agent.window.meters import Meter
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -115,10 +116,7 @@ class Window:
         self._fine = Ring(KEPT_BUCKETS, np.float32)
         self._daily = Ring(KEPT_DAYS, np.float64)
         self._high_ms = np.empty(0, np.int64)  # the newest time of each sensor
-        self._total = np.empty(0, np.float64)  # the newest total of a counter
-        self._fell_from = np.empty(
-            0, np.float64
-        )  # what a counter showed before it fell, if it did at its newest reading
+        self._meters: dict[int, Meter] = {}  # the counters, by row
         self._kinds = np.empty(0, np.uint8)
         self._intervals = np.empty((0, RHYTHM_INTERVALS), np.float32)  # seconds
         self._interval_count = np.empty(0, np.int64)
@@ -161,9 +159,12 @@ class Window:
             slot = number % ring.size
             ring.n[row, slot], ring.sum[row, slot], ring.last[row, slot] = bucket.n, bucket.sum, bucket.last
             ring.min[row, slot], ring.max[row, slot] = bucket.min, bucket.max
-            ring.last_ms[row, slot] = 0
-            if bucket.start_ms > self._high_ms[row]:
-                self._high_ms[row], self._total[row] = bucket.start_ms, bucket.last
+            newest_ms = max(bucket.last_ms, bucket.start_ms)
+            ring.last_ms[row, slot] = max(newest_ms - bucket.start_ms - 1, 0)
+            if newest_ms > self._high_ms[row]:
+                self._high_ms[row] = newest_ms
+                if row in self._meters:
+                    self._meters[row].total = bucket.last
         for name, rhythm_s in (rhythms_s or {}).items():
             if base_of(name) in self._signals and rhythm_s > 0:
                 row = self._row_of(name)
@@ -179,7 +180,10 @@ class Window:
                 start_ms = (number - 1) * BUCKET_MS if ring is self._fine else self._start_of(number)
                 n, last = int(ring.n[row, slot]), float(ring.last[row, slot])
                 total, low, high = (float(a[row, slot]) if n else 0.0 for a in (ring.sum, ring.min, ring.max))
-                changed.append(Bucket(self.house, self._names[row], step_s, start_ms, n, total, low, high, last))
+                last_ms = start_ms + 1 + int(ring.last_ms[row, slot])
+                changed.append(
+                    Bucket(self.house, self._names[row], step_s, start_ms, n, total, low, high, last, last_ms)
+                )
         return changed
 
     # --- what is known of the sensors
@@ -297,8 +301,10 @@ class Window:
             self._fine.grow()
             self._daily.grow()
             self._high_ms = np.append(self._high_ms, np.int64(-1))
-            self._total, self._fell_from = np.append(self._total, NAN), np.append(self._fell_from, NAN)
-            self._kinds = np.append(self._kinds, KINDS[self._signals[base_of(name)].kind])
+            signal = self._signals[base_of(name)]
+            self._kinds = np.append(self._kinds, KINDS[signal.kind])
+            if signal.kind is Kind.COUNTER:
+                self._meters[row] = Meter(signal.low, signal.high)
             self._intervals = np.concatenate((self._intervals, np.full((1, RHYTHM_INTERVALS), NAN, np.float32)))
             self._interval_count = np.append(self._interval_count, 0)
             self._rhythm_s = np.append(self._rhythm_s, NAN)
@@ -317,31 +323,14 @@ class Window:
         is_silence = elapsed_s > SILENCE_RHYTHMS * rhythm_s
         held_back = (kinds == AMOUNT) & is_silence & (rhythm_s <= METER_RHYTHM_S)
         measured = np.where(held_back, NAN, value)
-        for r in np.unique(row[kinds == COUNTER]).tolist():
-            mine = slice(int(np.searchsorted(row, r)), int(np.searchsorted(row, r, side="right")))
-            rise = self._rises(r, value[mine], is_late=np.isnan(elapsed_s[mine]))
-            measured[mine] = np.where(is_silence[mine], NAN, rise)
+        for i in np.flatnonzero(kinds == COUNTER).tolist():
+            meter = self._meters[int(row[i])]
+            if math.isnan(elapsed_s[i]) and not math.isnan(meter.total):
+                measured[i] = NAN  # late: the reading after it counted it already
+                continue
+            rise = meter.rise(float(value[i]))
+            measured[i] = NAN if is_silence[i] else rise
         return measured
-
-    def _rises(self, row: int, total: F64, *, is_late: NDArray[np.bool_]) -> F64:
-        """Return the increments of one counter, whose readings stand in the order of time; NaN where unknown."""
-        high = self._signals[base_of(self._names[row])].high
-        rises = np.full(len(total), NAN)
-        if not math.isnan(self._total[row]):
-            total, now = total[~is_late], ~is_late  # a late one was counted already
-        else:
-            now = np.ones(len(total), np.bool_)
-        if len(total) == 0:
-            return rises
-        before = np.concatenate((self._total[row : row + 1], total[:-1]))
-        rise = np.where(total < before, total, total - before)  # lower than before: it began again at 0
-        fell_from = np.where(total < before, before, NAN)
-        slipped_from = np.concatenate((self._fell_from[row : row + 1], fell_from[:-1]))
-        # one low reading between two high ones is a slip of the reader, not a new beginning
-        rise = np.where(total >= slipped_from, total - slipped_from, rise)
-        rises[now] = rise if high is None else np.where(rise <= high, rise, NAN)
-        self._fell_from[row], self._total[row] = fell_from[-1], total[-1]
-        return rises
 
     def _note_times(self, row: NDArray[np.intp], at_ms: I64) -> F64:
         """Learn the intervals between readings, sorted by (row, time), and return them in s.

@@ -109,7 +109,9 @@ def test_buckets_hold_what_plain_python_says(readings: list[tuple[int, int, int]
     assert got.keys() == wanted.keys()
     for place, entries in wanted.items():
         values = [value for _, value in entries]
-        assert got[place][4:] == (len(values), sum(values), min(values), max(values), max(entries)[1])
+        newest_s, last = max(entries)
+        assert got[place][4:8] == (float(len(values)), float(sum(values)), float(min(values)), float(max(values)))
+        assert got[place][8:] == (float(last), START_MS + 1000 * newest_s)
 
 
 @settings(max_examples=150, deadline=None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -402,6 +403,31 @@ def test_a_reading_that_came_again_is_stored_and_seen_once(site: Site) -> None:
 
 
 # --- commands
+
+
+@pytest.mark.parametrize("kind", ["increment", "counter"])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_amount_is_lost_or_doubled_by_restarts_and_redeliveries(tmp_path: Path, kind: str, seed: int) -> None:
+    """Store, windows and restarts together: what is stored after the last record is observed once more, and once."""
+    chance = random.Random(seed)
+    house = {"id": "house1", "signals": {"dead": {"kind": kind}}}
+    site = Site(tmp_path, {"house": [house], "site": {"timezone": "Europe/Copenhagen"}})
+    sent: list[Message] = []
+    told: list[int] = []
+    for _ in range(150):
+        site.clock.wait(60)
+        told.append(chance.randrange(3, 9))
+        value = sum(told) if kind == "counter" else told[-1]
+        document = {"value": value, "at": site.clock.at.isoformat()}
+        sent.append(site.message("skov/farm1/house1/dead", document))
+        again = chance.sample(sent[-20:], chance.randrange(min(len(sent), 4)))
+        site.turn(sent[-1], *(replace(message, dup=True) for message in again))
+        if chance.random() < 0.1:  # between two instants of the grid as well as after one
+            site.restart()
+    first = 1 if kind == "counter" else 0  # before a counter's first total nobody knows
+    totals = site.agent.watches[0].window.day_totals({"dead"}, START.date())
+    assert sum(total for _, total in totals) == sum(told[first:])
+    site.close()
 
 
 def test_the_same_id_is_done_once_and_its_answer_repeated_also_after_a_restart(site: Site) -> None:

@@ -295,7 +295,7 @@ PREDICTION = Prediction("house1", "f1", NOW, 21, "weight_g", NOW, "slaughter", 1
 def test_what_was_recorded_is_restored(path: Path) -> None:
     placed = FlockChange(NOW - timedelta(days=21), "place", "house1", HouseState.ACTIVE, FLOCK, {"by": "anna"})
     emptied = FlockChange(NOW, "state", "house2", HouseState.EMPTY, None)
-    bucket = ("house1", "water", 600, T - 600_000, 10, 55.0, 5.0, 6.0, 5.5)
+    bucket = ("house1", "water", 600, T - 600_000, 10, 55.0, 5.0, 6.0, 5.5, T - 1_000)
     with Store.open(path) as store:
         store.append(many(3), at_ms=T)
         store.record(
@@ -339,7 +339,7 @@ def test_rows_to_observe_again_come_in_blocks(path: Path) -> None:
 
 
 def test_what_is_recorded_replaces_what_was_of_its_key(store: Store) -> None:
-    buckets = [("house1", "water", 600, T, n, 1.0, 1.0, 1.0, float(n)) for n in (1, 2)]
+    buckets = [("house1", "water", 600, T, n, 1.0, 1.0, 1.0, float(n), T) for n in (1, 2)]
     for bucket in buckets:
         store.record(buckets=[bucket])
     store.record(standings=[STANDING])
@@ -550,7 +550,9 @@ def test_a_database_that_is_too_large_gives_up_younger_rows_if_they_are_sealed(s
 def test_buckets_go_with_their_time(store: Store) -> None:
     fill(store, 1)
     old, young = T - 15 * 24 * HOUR_MS, T - 13 * 24 * HOUR_MS
-    rows = [("house1", "water", step, start, 1, 1.0, 1.0, 1.0, 1.0) for step in (600, 86_400) for start in (old, young)]
+    rows = [
+        ("house1", "water", step, start, 1, 1.0, 1.0, 1.0, 1.0, T) for step in (600, 86_400) for start in (old, young)
+    ]
     store.record(buckets=rows)
     store.prune(NOW)
     assert [(row[2], row[3]) for row in store.restore().buckets] == [
@@ -718,6 +720,7 @@ def test_a_record_that_fails_leaves_nothing_behind(store: Store, path: Path) -> 
         1.0,
         1.0,
         1.0,
+        T,
     )  # nan is NULL to SQLite, which the column refuses
     with pytest.raises(StoreError, match="could not record"):
         store.record(warnings=[WARNING], buckets=[broken], observed_seq=5)
