@@ -42,8 +42,7 @@ if TYPE_CHECKING:
     from agent.bundles import Bundle
     from agent.clock import Clock
     from agent.config import Config
-    from agent.domain import Message, Standing
-    from agent.quality import QualityInterval
+    from agent.domain import Message, QualityInterval, Standing
     from agent.readings import Readings
     from agent.watch import Outcome
 

@@ -128,6 +128,16 @@ class SeriesKey(NamedTuple):
     signal: str
 
 
+class QualityInterval(NamedTuple):
+    """A time in which a series was not good: [from_ms, to_ms); None while it lasts."""
+
+    key: SeriesKey
+    from_ms: int
+    to_ms: int | None
+    quality: Quality
+    reason: str
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """One MQTT message as it came in."""

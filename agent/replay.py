@@ -27,9 +27,8 @@ if TYPE_CHECKING:
 
     from agent.commands import FlockCommand
     from agent.config import Config
-    from agent.domain import WarningEvent, WarningState
+    from agent.domain import QualityInterval, WarningEvent, WarningState
     from agent.predict import Predictor
-    from agent.quality import QualityInterval
     from agent.readings import Readings
     from agent.replay_files import RecordedFlock, Recording
     from agent.watch import Outcome

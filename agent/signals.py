@@ -13,10 +13,19 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from agent.domain import Kind
 
 SENSOR_NUMBER = re.compile(r"-\d+$")
+
+
+class Mistake(NamedTuple):
+    """Values above ``low`` and up to ``high`` that are in no range, but would be in another unit."""
+
+    low: float
+    high: float
+    looks_like: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +39,14 @@ class Signal:
     high: float | None = None
     jump_per_s: float | None = None  # a faster change than this, either way, is no house
     stuck_after_s: int | None = None  # the same value for this long is a frozen sensor; None: may well be constant
+    mistakes: tuple[Mistake, ...] = ()
+    why_low: str = ""  # what it means that no value can be lower
 
 
 _GAUGE, _INCREMENT = Kind.GAUGE, Kind.INCREMENT
 _HOUR = 3600
+_RH = (Mistake(100, 1_000, "tenths of a percent"), Mistake(0, 1, "a fraction, not percent"))  # the former: seen [F1]
+_TENTHS_CEL = (Mistake(99.9, 450, "tenths of a degree"),)  # our judgement: 10 to 45 Cel; what is hotter is a wire
 
 CATALOGUE = {
     signal.name: signal
@@ -41,16 +54,35 @@ CATALOGUE = {
         # DOL 114 measures -40..60 Cel with T63 = 6 min [S11]: a step of 20 K shows as at most 0.06 K/s. Our judgement:
         # 0.2, for probes that are three times as quick; -20..55 inside and -45..60 outside, wider than any house or
         # weather, narrower than what a broken wire shows
-        Signal("temperature", "Cel", _GAUGE, -20, 55, jump_per_s=0.2, stuck_after_s=12 * _HOUR),
-        Signal("outside_temperature", "Cel", _GAUGE, -45, 60, jump_per_s=0.2, stuck_after_s=24 * _HOUR),
+        Signal("temperature", "Cel", _GAUGE, -20, 55, jump_per_s=0.2, stuck_after_s=12 * _HOUR, mistakes=_TENTHS_CEL),
+        Signal(
+            "outside_temperature",
+            "Cel",
+            _GAUGE,
+            -45,
+            60,
+            jump_per_s=0.2,
+            stuck_after_s=24 * _HOUR,
+            mistakes=_TENTHS_CEL,
+        ),
         # below 5 %RH is the mark of a broken sensor in the house computers' logic [S5]; with T63 = 20 s (DOL 114 [S11])
         # 3 %RH/s is a step of 60 %RH (our judgement: none is larger)
-        Signal("humidity", "%RH", _GAUGE, 5, 100, jump_per_s=3, stuck_after_s=24 * _HOUR),
-        Signal("outside_humidity", "%RH", _GAUGE, 5, 100, jump_per_s=3, stuck_after_s=36 * _HOUR),
+        Signal("humidity", "%RH", _GAUGE, 5, 100, jump_per_s=3, stuck_after_s=24 * _HOUR, mistakes=_RH),
+        Signal("outside_humidity", "%RH", _GAUGE, 5, 100, jump_per_s=3, stuck_after_s=36 * _HOUR, mistakes=_RH),
         # fresh air has about 420 ppm; houses often show less [F1]: wrong zero. Asphyxia begins above 30,000 ppm [S74].
         # Without any fan it rises by 5 ppm/s (docs/sources.md); our judgement: 350, for small errors of the zero, and
         # 100 ppm/s, for breath or a burner's gas at the sensor
-        Signal("co2", "ppm", _GAUGE, 350, 30_000, jump_per_s=100, stuck_after_s=12 * _HOUR),
+        Signal(
+            "co2",
+            "ppm",
+            _GAUGE,
+            350,
+            30_000,
+            jump_per_s=100,
+            stuck_after_s=12 * _HOUR,
+            mistakes=(Mistake(0.03, 3, "percent"),),  # the same range in percent
+            why_low="fresh air has more, its zero is wrong",
+        ),
         # DOL 53: 0 to 100 ppm, T50 < 30 s [S14]: even a step over the whole range shows as 2.3 ppm/s (our judgement:
         # twice that). Zero for days is normal on new litter [S61], so a constant proves nothing
         Signal("ammonia", "ppm", _GAUGE, 0, 100, jump_per_s=5),
@@ -73,7 +105,14 @@ CATALOGUE = {
         Signal("energy", "kWh", _INCREMENT, 0, 100_000),
         # day-old chicks have about 40 g, birds of 56 days 4.3 to 4.6 kg (the breeders' tables, agent/strains.py); our
         # judgement: 25 and 7,000, for what is much smaller or older than theirs
-        Signal("weight", "g", _GAUGE, 25, 7_000),
+        Signal(
+            "weight",
+            "g",
+            _GAUGE,
+            25,
+            7_000,
+            mistakes=(Mistake(0.025, 7, "kilograms"), Mistake(7_000, 70_000, "tenths of a gram")),
+        ),
         # our judgement: every bird of a large house twenty times a day; and a spread as large as the birds themselves
         Signal("weight_count", None, _GAUGE, 0, 1_000_000),
         Signal("weight_sd", "g", _GAUGE, 0, 3_000),
