@@ -52,7 +52,12 @@ LARGEST_PAYLOAD: Final = (
     65_537  # bytes kept of a payload: one more than any dialect reads, so that it is seen as too large
 )
 KEEP_ALIVE_S: Final = 30  # a dead link is noticed within twice this
+SHORTEST_BACKOFF_S: Final = 1
 LONGEST_BACKOFF_S: Final = 60
+STEADY_S: Final = 60.0  # a connection that lasts so long was a good one; after a shorter one the wait is doubled
+SHORT_LIVED: Final = 3  # so many short ones in a row are no accident
+RIVAL_TOLD_S: Final = 600.0  # how long after its last appearance a rival is told of
+SESSION_TAKEN_OVER: Final = 0x8E  # MQTT 5, 3.14.2.1
 NEVER_EXPIRES: Final = 0xFFFF_FFFF  # MQTT 5, 3.1.2.11.2
 PUBLISHING_AT_ONCE: Final = 100  # publications that wait for the broker's word
 PUBLISHING_AHEAD: Final = 1_000  # publications that wait for their turn
@@ -74,7 +79,8 @@ class BusCounters:
     published: int = 0
     dropped_publications: int = 0  # not retained, or over a limit, while the broker was away
     connects: int = 0
-    lost_sessions: int = 0  # the broker came back without what it held for us
+    lost_sessions: int = 0  # the broker has nothing of what it held for us
+    taken_over: int = 0  # another client came with our client id
     window: int = 0  # messages that the broker sends ahead of our acknowledgements; 0: as many as we ask for
 
 
@@ -93,19 +99,23 @@ class Bus:
         health_topic: str | None,
         clock: Clock,
         session_expiry_s: int = NEVER_EXPIRES,
+        was_here: bool = False,
     ) -> None:
         """Prepare; nothing is sent before ``connect``.
 
         ``subscriptions`` are filters and their QoS. ``health_topic`` carries "online", and "offline" as the last will.
+        ``was_here``: this client id was used before, so the broker should hold a session for it.
 
         Raises:
             ConfigError: a file or name in the ``[mqtt]`` section cannot be used.
         """
         self.counters = BusCounters()
-        self.last_error: str | None = None  # why there is no connection, or what is wrong with it
+        self._trouble: str | None = None  # see ``last_error``
         self._mqtt = mqtt
         self._where = f"{mqtt.host}:{mqtt.port}"
+        self._client_id = client_id
         self._clock = clock
+        self._was_here = was_here
         self._health_topic = health_topic
         self._session_expiry_s = session_expiry_s
         self._subscriptions = [
@@ -126,6 +136,10 @@ class Bus:
         self._ready = False  # connected, subscribed, and what was under way before is sent again
         self._answered = True
         self._attempts = 0
+        self._up_since = 0.0
+        self._short_lived = 0  # connections in a row that did not last
+        self._rival = ""  # who seems to throw us out
+        self._rival_until = float("-inf")  # until when that is told
         self._down_since: float | None = None
         self._thread: threading.Thread | None = None
         self._closing = False
@@ -134,7 +148,7 @@ class Bus:
         client = self._client = _client(mqtt, client_id)
         client.max_inflight_messages_set(PUBLISHING_AT_ONCE)
         client.max_queued_messages_set(PUBLISHING_AHEAD)
-        client.reconnect_delay_set(1, LONGEST_BACKOFF_S)
+        client.reconnect_delay_set(SHORTEST_BACKOFF_S, LONGEST_BACKOFF_S)
         if health_topic is not None:
             client.will_set(health_topic, OFFLINE, qos=1, retain=True)
         client.on_pre_connect = self._on_pre_connect
@@ -243,6 +257,13 @@ class Bus:
         return self._ready
 
     @property
+    def last_error(self) -> str | None:
+        """Why there is no connection, or what is wrong with it; None if all is well."""
+        if self._trouble is None and self._clock.monotonic() < self._rival_until:
+            return self._rival
+        return self._trouble
+
+    @property
     def connection(self) -> int:
         """The number of the present or last usable connection: when it rises, retained states want publishing again."""
         return self.counters.connects
@@ -295,11 +316,14 @@ class Bus:
         if reason.is_failure:
             self._failed(f"the broker refused us: {reason}")
             return
-        if self._connection and not flags.session_present:
+        if (self._connection or self._was_here) and not flags.session_present:
             self.counters.lost_sessions += 1
-            logger.warning("the broker at %s has lost our session: what it held for us is gone", self._where)
+            logger.warning(
+                "the broker at %s has lost our session: what it took for us while we were away is gone", self._where
+            )
         self._connection += 1
         self._link = self._connection
+        self._up_since = self._clock.monotonic()
         if self._health_topic is not None:
             client.publish(self._health_topic, ONLINE, qos=1, retain=True)
         if self._subscriptions:
@@ -324,8 +348,8 @@ class Bus:
             if reason.is_failure
         ]
         if refused:
-            self.last_error = f"the broker refused a subscription: {', '.join(refused)}; see its access list"
-            logger.error("%s", self.last_error)
+            self._trouble = f"the broker refused a subscription: {', '.join(refused)}; see its access list"
+            logger.error("%s", self._trouble)
 
     def _now_ready(self) -> None:
         down_s = self._clock.monotonic() - (self._down_since or 0.0)
@@ -335,7 +359,7 @@ class Bus:
             _spoken(down_s),
             self._attempts,
         )
-        self.last_error = None
+        self._trouble = None
         self._attempts = 0
         self._ready = True
         self.counters.connects += 1
@@ -357,7 +381,10 @@ class Bus:
             return
         if was_up:
             self._down_since = self._clock.monotonic()
-            self.last_error = f"connection lost: {reason}"
+            self._give_way()
+            if self._is_rival(reason):
+                return
+            self._trouble = f"connection lost: {reason}"
             logger.warning("the broker at %s is away (%s); trying again until it is back", self._where, reason)
         elif not self._answered:
             self._answered = True
@@ -365,11 +392,39 @@ class Bus:
                 f"the connection closed before the broker answered ({reason}); is it MQTT, and TLS on both ends?"
             )
 
+    def _give_way(self) -> None:
+        """Wait longer after each connection that did not last: two of one name would throw each other out for ever.
+
+        Connection attempts that fail are paho's to space out; it begins anew with each that succeeds.
+        """
+        is_short = self._clock.monotonic() - self._up_since < STEADY_S
+        self._short_lived = self._short_lived + 1 if is_short else 0
+        wait_s = min(SHORTEST_BACKOFF_S * 2 ** max(0, self._short_lived - 1), LONGEST_BACKOFF_S)
+        self._client.reconnect_delay_set(wait_s, LONGEST_BACKOFF_S)
+
+    def _is_rival(self, reason: ReasonCode) -> bool:
+        """Tell, and say, whether another client took our place; before 2.0.15 mosquitto does not say so itself."""
+        certain = reason.value == SESSION_TAKEN_OVER
+        if not certain and self._short_lived < SHORT_LIVED:
+            return False
+        self.counters.taken_over += certain
+        about = f"our client id {self._client_id!r} at the broker at {self._where}"
+        remedy = "end it, or give one of the two another [mqtt] client_id"
+        self._trouble = self._rival = (
+            f"another client uses {about} and gets what is meant for us: {remedy}"
+            if certain
+            else f"the broker lets us in and soon drops us, {self._short_lived} times in a row; its log says why. "
+            f"If another client uses {about}: {remedy}"
+        )
+        self._rival_until = self._clock.monotonic() + RIVAL_TOLD_S
+        logger.warning("%s", self._trouble)
+        return True
+
     def _failed(self, why: str) -> None:
         """Note a failed attempt; said once per reason."""
         self._attempts += 1
-        if why != self.last_error:
-            self.last_error = why
+        if why != self._trouble:
+            self._trouble = why
             logger.warning("no connection to the broker at %s: %s; trying on", self._where, why)
 
     def _on_message(self, _client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:

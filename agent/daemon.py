@@ -88,6 +88,7 @@ class Agent:
         self.orders = Orders(config, store, {watch.house: watch for watch in self.watches})
         self._splitter = HouseSplitter()
         self._connection = 0
+        self._lost_sessions = 0
         self._held: list[Message] = []  # not acknowledged, because the store failed
         self._stored = 0  # so many of them are in the store already
         self._noticed: list[Event] = []  # intervals of bad quality that are not recorded yet
@@ -215,7 +216,8 @@ class Agent:
         kept = [message for number, message in enumerate(messages) if message.qos > 0 or number < room]
         self.health.dropped_qos0 += len(messages) - len(kept)
         self._held += kept
-        self.degrade("broker", None if self.bus.is_connected else self.bus.last_error)
+        self.degrade("broker", self.bus.last_error)
+        self._note_lost_sessions()
         if self.clock.monotonic() < self._held_until:
             return
         try:
@@ -227,6 +229,14 @@ class Agent:
             self._held = []
             self.degrade("store", None)
         self.health.turns += 1
+
+    def _note_lost_sessions(self) -> None:
+        """Record it for good where the broker has lost what it held for us: readings that are missing have a cause."""
+        lost = self.bus.counters.lost_sessions
+        if lost > self._lost_sessions:
+            detail: dict[str, object] = {"reason": "the broker has lost what it took for us while we were away"}
+            self._noticed.append(Event(self.clock.now(), "session_lost", detail=detail))
+        self._lost_sessions = lost
 
     def farewell(self) -> None:
         """Leave word in the store that the agent was ended, and did not die."""
@@ -375,7 +385,12 @@ def run(config: Config, clock: Clock) -> int:
         decoder = Decoder(config)
         topics = Topics(config.mqtt.topic_prefix, config.site.id)
         subscriptions = [*decoder.subscriptions, *((topic, 1) for topic in topics.commands)]
-        bus = Bus(config.mqtt, config.client_id, subscriptions, health_topic=topics.health, clock=clock)
+        bus = Bus(
+            *(config.mqtt, config.client_id, subscriptions),
+            health_topic=topics.health,
+            clock=clock,
+            was_here=store.last_seq > 0,
+        )
         agent = Agent(config, clock, store, bus, predictor, decoder)
         for wanted, why in missing.items():
             agent.degrade(f"model {wanted}", why)

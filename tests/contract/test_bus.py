@@ -417,6 +417,56 @@ def test_a_broker_that_lost_our_session_is_noticed(make_bus: Callable[..., Bus],
     assert bus.counters.lost_sessions == 1
 
 
+def test_an_ack_that_is_under_way_when_the_session_is_lost_forgets_no_other_message(
+    make_bus: Callable[..., Bus], broker: Broker
+) -> None:
+    """The broker without memory counts its packet ids from 1 again: ours of before mean other messages now."""
+    bus, sender = make_bus("skov/#"), make_bus(client_id="sender")
+    say(sender, "skov/a", "1", "2", "3")
+    old = collect(bus, 3)
+    broker.kill()
+    broker.forget()
+    broker.start()
+    until(bus, lambda: bus.connection == 2)
+    until(sender, lambda: sender.connection == 2)
+    say(sender, "skov/a", "4", "5", "6")
+    new = collect(bus, 3)
+    assert [message.mid for message in new] == [message.mid for message in old]
+    assert not bus.acknowledge(old)
+    assert (bus.counters.stale_acks, bus.counters.acked) == (3, 0)
+    assert bus.acknowledge(new[:1])
+    sender.close()
+    broker.stop()
+    broker.start()
+    assert payloads(collect(bus, 2)) == [b"5", b"6"]
+
+
+def test_a_rival_that_the_broker_names_is_named(stack: ExitStack, caplog: pytest.LogCaptureFixture) -> None:
+    """As newer brokers do, by the reason 0x8E of MQTT 5; those before mosquitto 2.0.15 only close the connection."""
+    server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+    def throw_out() -> None:
+        for _ in range(2):
+            connection, _address = server.accept()
+            with connection:
+                connection.recv(1_000)
+                connection.sendall(b"\x20\x03\x00\x00\x00")  # CONNACK: welcome
+                connection.recv(1_000)
+                connection.sendall(b"\xe0\x01\x8e")  # DISCONNECT: session taken over
+
+    broker = threading.Thread(target=throw_out, daemon=True)
+    broker.start()
+    bus = Bus(Mqtt(port=server.getsockname()[1]), "farm1", [("skov/#", 1)], health_topic=None, clock=SystemClock())
+    stack.enter_context(closing(bus))
+    with caplog.at_level(logging.WARNING, "agent.bus"):
+        bus.connect()
+        broker.join(PATIENCE_S)
+        until(bus, lambda: bus.counters.taken_over == 2)
+    assert "another client uses our client id 'farm1'" in (bus.last_error or "")
+    assert "[mqtt] client_id" in (bus.last_error or "")
+    assert len([r for r in caplog.records if "another client" in r.getMessage()]) == 2
+
+
 def test_health_is_online_while_connected_and_offline_after_a_farewell(make_bus: Callable[..., Bus]) -> None:
     bus = make_bus("skov/#", health=HEALTH)
     assert probe_retained(make_bus, HEALTH) == ONLINE
