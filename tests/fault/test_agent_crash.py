@@ -7,14 +7,11 @@ import os
 import signal
 import sys
 import textwrap
-import threading
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import paho.mqtt.client as paho
 import pytest
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from agent.clock import SimulatedClock
 from agent.domain import to_ms
@@ -23,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.conftest import Broker, Gateway, Mqtt, Program
+    from tests.fault.conftest import Source
 
-RATE = 1_000  # single-value messages a second
-SERIES = [(f"house{house}", f"probe{signal}") for house in (1, 2) for signal in range(5)]
 SIGKILLED = -9
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HEALTH = "flockwatch/farm1/health"
@@ -36,122 +32,30 @@ STUCK_SOON = "[house.signals.temperature]\nstuck_after_s = 60\n"
 PLACE = {"action": "place", "flock": "A1", "placed_on": "2025-12-20", "birds_placed": 30_000}
 
 
-# --- a house computer that sends 1,000 readings a second, in a process of its own -------------------------------------
-
-
-def publish(port: int, first_ms: int, count: int) -> None:
-    """Publish reading 0 to ``count`` - 1, each with its own stamp, and end when the broker has taken them all."""
-    client = paho.Client(
-        CallbackAPIVersion.VERSION2,
-        client_id="house-computer",
-        protocol=MQTTProtocolVersion.MQTTv5,
-        reconnect_on_failure=True,
-    )
-    client.max_queued_messages_set(0)  # no limit: what the broker misses while it is away, it gets later
-    client.max_inflight_messages_set(200)
-    client.reconnect_delay_set(1, 1)
-    taken = threading.Semaphore(0)
-    client.on_publish = lambda *_: taken.release()
-    client.connect("127.0.0.1", port, clean_start=False)
-    client.loop_start()
-    pause = threading.Event()
-    began = time.monotonic()
-    for i in range(count):
-        while (early_s := began + i / RATE - time.monotonic()) > 0:
-            pause.wait(early_s)
-        house, name = SERIES[i % len(SERIES)]
-        client.publish(f"skov/farm1/{house}/{name}", json.dumps({"value": i, "at": first_ms + i}), qos=1)
-    for _ in range(count):
-        taken.acquire()
-    client.disconnect()
-    client.loop_stop()
-    print(f"{count / (time.monotonic() - began):.0f} messages a second")
-
-
-def expected(first_ms: int, count: int) -> list[tuple[str, str, int, float]]:
-    """Return (house, signal, at, value) of every reading that was published."""
-    return sorted((*SERIES[i % len(SERIES)], first_ms + i, float(i)) for i in range(count))
-
-
-def start_publisher(gateway: Gateway, broker: Broker, first_ms: int, count: int) -> Program:
-    words = [sys.executable, __file__, str(broker.port), str(first_ms), str(count)]
-    return gateway.launch(words, "publisher")
-
-
-def assert_each_is_there_once(gateway: Gateway, first_ms: int, count: int) -> None:
-    """In house.db, and in the lake after a seal."""
-    stored = [(row["house"], row["signal"], row["at"], row["value"]) for row in gateway.rows("readings")]
-    assert len(stored) == count
-    assert sorted(stored) == expected(first_ms, count)
-    gateway.sync()
-    in_lake = gateway.lake('SELECT house, signal, epoch_ms("at"), value FROM {readings}')
-    assert sorted(in_lake) == expected(first_ms, count)
-
-
-def assert_no_traceback(gateway: Gateway) -> None:
-    assert [log for log in gateway.logs() if "Traceback" in log.read_text()] == []
-
-
 # --- readings ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.long)])
-def test_kill_9_amid_1000_messages_a_second_loses_and_doubles_nothing(
-    kills: int, broker: Broker, make_gateway: Callable[..., Gateway], until: Callable[..., None]
-) -> None:
-    count, first_ms = 20_000, int(time.time() * 1000)
-    gateway = make_gateway(broker.port, houses=("house1", "house2"))
-    agent = gateway.agent()
-    publisher = start_publisher(gateway, broker, first_ms, count)
-    for kill in range(kills):
-        until(lambda goal=count * (kill + 1) // (kills + 2): gateway.count("readings") > goal, "readings come in")
-        assert publisher.code is None  # else it was not in the middle
-        agent.kill()
-        agent = gateway.agent()
-    assert publisher.wait(120) == 0, publisher.said()
-    until(lambda: gateway.count("readings") >= count, "all readings are in house.db", 60)
-    assert agent.stop() == 0
-    assert_each_is_there_once(gateway, first_ms, count)
-    assert_no_traceback(gateway)
-
-
-def test_a_broker_restarted_in_the_middle_loses_and_doubles_nothing(
-    broker: Broker, make_gateway: Callable[..., Gateway], until: Callable[..., None]
-) -> None:
-    count, first_ms = 5_000, int(time.time() * 1000)
-    gateway = make_gateway(broker.port, houses=("house1", "house2"))
-    agent = gateway.agent()
-    publisher = start_publisher(gateway, broker, first_ms, count)
-    until(lambda: gateway.count("readings") > count // 4, "readings come in")
-    broker.stop()
-    broker.start()
-    assert publisher.wait(60) == 0, publisher.said()
-    until(lambda: gateway.count("readings") >= count, "all readings are in house.db")
-    assert agent.stop() == 0
-    assert gateway.connects() == 2
-    assert_each_is_there_once(gateway, first_ms, count)
-    assert_no_traceback(gateway)
-
-
 def test_sigterm_finishes_the_turn_and_exits_0(
-    broker: Broker, make_gateway: Callable[..., Gateway], mqtt: Callable[..., Mqtt], until: Callable[..., None]
+    broker: Broker,
+    make_gateway: Callable[..., Gateway],
+    mqtt: Callable[..., Mqtt],
+    until: Callable[..., None],
+    start_source: type[Source],
+    all_arrives: Callable[..., None],
 ) -> None:
     """In the middle of a stream; what came meanwhile is there after the next start, and both say goodbye."""
-    count, first_ms = 5_000, int(time.time() * 1000)
     gateway = make_gateway(broker.port, houses=("house1", "house2"))
     ear = mqtt(HEALTH)
     agent = gateway.agent()
-    publisher = start_publisher(gateway, broker, first_ms, count)
-    until(lambda: gateway.count("readings") > count // 4, "readings come in")
+    source = start_source(gateway, broker.port, {"count": 3_000})
+    until(lambda: gateway.count("readings") > 500, "readings come in")
     assert agent.stop() == 0
     ear.hear_json(HEALTH, is_wanted=lambda value: value["state"] == "offline")
     assert gateway.health()["state"] == "stopped"
     agent = gateway.agent()
-    assert publisher.wait(60) == 0, publisher.said()
-    until(lambda: gateway.count("readings") >= count, "all readings are in house.db")
+    source.wait()
+    all_arrives(gateway, source)
     assert agent.stop() == 0
-    assert_each_is_there_once(gateway, first_ms, count)
-    assert_no_traceback(gateway)
 
 
 def test_a_second_signal_leaves_at_once(
@@ -382,7 +286,3 @@ def test_a_command_that_was_not_acknowledged_is_obeyed_by_the_next_agent_once(
     gateway.agent()
     assert desk.hear_json(f"{FLOCK}/response")["ok"] is True
     assert gateway.count("flocks") == 1
-
-
-if __name__ == "__main__":
-    publish(*map(int, sys.argv[1:]))
