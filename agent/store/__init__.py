@@ -29,6 +29,7 @@ One agent writes: a lock file sees to it. Readers are other processes; in WAL mo
 | ``writer`` | ``Store``: append, record, restore, prune |
 | ``index``, ``prune``, ``restore`` | its three larger parts |
 | ``reader`` | ``StoreReader``, ``sealed_watermarks`` |
+| ``salvage`` | what can still be read of a damaged file |
 | ``file`` | opening, locking, migrating, transactions, errors with their remedies |
 | ``rows`` | columns of the lake, SQL texts, domain objects to rows and back |
 
@@ -38,15 +39,21 @@ The tables are in ``agent/migrations``.
 from agent.store.reader import StoreReader, sealed_watermarks
 from agent.store.restore import Restored
 from agent.store.rows import LAKE_COLUMNS, STREAMS, BucketRow
+from agent.store.salvage import LostRows, Salvaged, readable_readings, readable_rows, salvage
 from agent.store.writer import Store, StoreCounters
 
 __all__ = [
     "LAKE_COLUMNS",
     "STREAMS",
     "BucketRow",
+    "LostRows",
     "Restored",
+    "Salvaged",
     "Store",
     "StoreCounters",
     "StoreReader",
+    "readable_readings",
+    "readable_rows",
+    "salvage",
     "sealed_watermarks",
 ]

@@ -270,9 +270,14 @@ def newest_changes(db: sqlite3.Connection, query: str) -> tuple[FlockChange, ...
     """Return the changes of flocks that ``NEWEST_OF_HOUSE`` or ``NEWEST_OF_FLOCK`` finds."""
     changes = []
     for at_ms, action, house, state, document in db.execute(query):
-        said = msgspec.json.decode(document, type=_FlockDocument)
-        changes.append(FlockChange(from_ms(at_ms), action, house, HouseState(state), said.flock, said.detail))
+        changes.append(as_change(at_ms, action, house, state, document))
     return tuple(changes)
+
+
+def as_change(at_ms: int, action: str, house: str, state: str, document: str) -> FlockChange:
+    """Return what a row of ``flocks`` says."""
+    said = msgspec.json.decode(document, type=_FlockDocument)
+    return FlockChange(from_ms(at_ms), action, house, HouseState(state), said.flock, said.detail)
 
 
 def standings_of(db: sqlite3.Connection) -> tuple[Standing, ...]:
