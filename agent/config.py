@@ -135,9 +135,10 @@ class Source(Section):
     """One family of topics that carries readings."""
 
     topic: str
-    dialect: Literal["value", "flat"]
+    dialect: Literal["value", "flat", "dol", "senml", "sparkplug"]
     qos: Literal[0, 1] = 1
     rename: dict[str, Name] = {}  # the sender's name of a signal -> ours
+    houses: dict[str, HouseName] = {}  # the sender's name of a house, device or sensor -> the house it is in
 
     @field_validator("topic")
     @classmethod
@@ -150,9 +151,6 @@ class Source(Section):
         if wrong := [level for level in fields if not re.fullmatch(r"\{[a-z_]+\}", level)]:
             message = f"{topic!r}: {wrong[0]} is no {{name}} of small letters"
             raise ValueError(message)
-        if "{house}" not in fields:
-            message = f"{topic!r}: one level must be {{house}}, or nobody knows whose reading it is"
-            raise ValueError(message)
         if len(set(fields)) != len(fields):
             message = f"{topic!r}: each {{name}} may stand only once"
             raise ValueError(message)
@@ -160,13 +158,32 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _names_what_it_must(self) -> Source:
-        if self.dialect == "value" and "{signal}" not in self.topic:
+        levels = self.topic.split("/")
+        if self.dialect == "value" and "{signal}" not in levels:
             message = f"topic {self.topic!r}: dialect 'value' carries one bare value, so the topic must hold {{signal}}"
             raise ValueError(message)
-        if self.dialect == "flat" and "{signal}" in self.topic:
-            message = f"topic {self.topic!r}: dialect 'flat' names its signals in the payload; take {{signal}} out"
+        if self.dialect != "value" and "{signal}" in levels:
+            message = (
+                f"topic {self.topic!r}: dialect {self.dialect!r} names its signals in the payload; take {{signal}} out"
+            )
+            raise ValueError(message)
+        if self.dialect == "sparkplug":
+            self._is_sparkplug(levels)
+        elif "{house}" not in levels and (not self.houses or self.dialect in {"value", "flat"}):
+            message = f"topic {self.topic!r}: one level must be {{house}}, or nobody knows whose reading it is"
+            if self.dialect not in {"value", "flat"}:
+                message += "; or name the houses of devices and sensors in houses = { ... }"
             raise ValueError(message)
         return self
+
+    def _is_sparkplug(self, levels: list[str]) -> None:
+        right = len(levels) == 5 and levels[0] == "spBv1.0" and levels[2] == "{message}" and "{house}" in levels[3:]
+        if not right:
+            message = (
+                f"topic {self.topic!r}: dialect 'sparkplug' needs spBv1.0/{{group}}/{{message}}/{{node}}/{{house}}, or "
+                "{house}/{device} in place of the last two; a level that is always the same may be written as it is"
+            )
+            raise ValueError(message)
 
 
 class SignalOverride(Section):

@@ -95,6 +95,7 @@ class Agent:
         self._held_until = 0.0
         self._unrecorded: deque[_Instant] = deque()
         self._answers: list[tuple[str, bytes]] = []
+        self._requests: list[tuple[str, bytes]] = []  # of the decoder, to senders
         self._health_due = self._prune_due = clock.monotonic()
         self._observed_seq = 0
         self.grid = self._restore()
@@ -113,6 +114,7 @@ class Agent:
                 watch.window.load(buckets)
         for key in known.newest_ms:
             self.decoder.guard.admit(*key)
+        self.decoder.restore(known.births)
         self._observed_seq = known.observed_seq
         self.quality.restore(Known(known.rhythms, known.newest_ms, _stuck(known.standings)))
         for readings in known.newer:
@@ -148,7 +150,10 @@ class Agent:
         now = self.clock.now()
         readings, intervals = self.quality.judge(decoded.readings)
         self._noticed += [_interval_event(interval, now) for interval in intervals]
-        stored = self.store.append(readings, rejected=decoded.rejected, arrivals=decoded.arrivals, at_ms=to_ms(now))
+        stored = self.store.append(
+            readings, rejected=decoded.rejected, arrivals=decoded.arrivals, births=decoded.births, at_ms=to_ms(now)
+        )
+        self._requests += decoded.requests
         self._stored = len(messages)
         return stored
 
@@ -263,9 +268,10 @@ class Agent:
         monotonic = self.clock.monotonic()
         anew = self.bus.connection != self._connection
         if self.bus.is_connected:  # commands may reach us before our subscriptions are confirmed: their answers wait
-            for topic, payload in self._answers:
+            for topic, payload in (*self._answers, *self._requests):
                 self.bus.publish(topic, payload, retain=False)
             self._answers.clear()
+        self._requests.clear()  # not answered, they are asked again: see agent.dialects.sparkplug
         if not self.grid.is_behind:  # else what stands is history, and history raises no stale alert
             self._connection = self.bus.connection
             self.board.show(self.watches, self.grid.last, monotonic, anew=anew)

@@ -322,7 +322,10 @@ class QualityJudge:
         intervals: list[QualityInterval] = []
         columns = (readings.key.tolist(), readings.at_ms.tolist(), readings.value.tolist(), repeat(intervals))
         judged = [series[key].judge(at_ms, value, into) for key, at_ms, value, into in zip(*columns, strict=False)]
-        return replace(readings, quality=np.array(judged, np.uint8)), intervals
+        quality = np.array(judged, np.uint8)
+        # what its sender doubts is never good, whatever it looks like
+        quality = np.where(quality == Quality.GOOD, readings.quality, quality)
+        return replace(readings, quality=quality), intervals
 
     def rhythm_s(self, key: SeriesKey) -> float | None:
         """Return the usual seconds between two readings of a series; None before the fourth."""

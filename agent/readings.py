@@ -117,13 +117,24 @@ class ReadingsBuilder:
     _at_ms: list[int] = field(default_factory=list)
     _time_quality: list[int] = field(default_factory=list)
     _received_ms: list[int] = field(default_factory=list)
+    _doubted: list[tuple[int, Quality]] = field(default_factory=list)  # readings that their sender itself doubts
 
     def __len__(self) -> int:
         """Return the number of readings collected."""
         return len(self._key)
 
-    def add(self, key: SeriesKey, at_ms: int, value: float, time_quality: TimeQuality, received_ms: int) -> None:
-        """Collect one reading; its quality is judged later."""
+    def add(
+        self,
+        key: SeriesKey,
+        at_ms: int,
+        value: float,
+        time_quality: TimeQuality,
+        received_ms: int,
+        quality: Quality = Quality.GOOD,
+    ) -> None:
+        """Collect one reading; ``quality`` is its sender's word, ours is judged later."""
+        if quality is not Quality.GOOD:
+            self._doubted.append((len(self._key), quality))
         self.add_all((key,), at_ms, (value,), time_quality, received_ms)
 
     def add_all(
@@ -144,13 +155,16 @@ class ReadingsBuilder:
         self._received_ms.append(received_ms)
 
     def build(self) -> Readings:
-        """Return what was collected, every quality GOOD until judged."""
+        """Return what was collected, every quality GOOD until judged but for what its sender doubts."""
+        quality = np.full(len(self._key), Quality.GOOD, np.uint8)
+        for index, doubt in self._doubted:
+            quality[index] = doubt
         return Readings(
             tuple(self._index),
             np.array(self._key, np.int32),
             np.repeat(np.array(self._at_ms, np.int64), self._count),
             np.array(self._value, np.float64),
-            np.full(len(self._key), Quality.GOOD, np.uint8),
+            quality,
             np.repeat(np.array(self._time_quality, np.uint8), self._count),
             np.repeat(np.array(self._received_ms, np.int64), self._count),
         )

@@ -14,23 +14,27 @@ from enum import StrEnum
 from math import isfinite
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.domain import TimeQuality
+import msgspec
+
+from agent.domain import Quality, TimeQuality
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from zoneinfo import ZoneInfo
 
-    Parse = Callable[[bytes, str], "Sequence[Group] | Refusal"]
-    """A dialect: payload and the signal that the topic names ("" where it names none) to groups of values."""
+    Parse = Callable[[bytes, str], "Sequence[Group | Sample | Refused] | Refusal"]
+    """A dialect: payload and the signal that the topic names ("" where it names none) to what it holds."""
 
 SECONDS_BELOW = 1e11  # as seconds the year 5138, as milliseconds March 1973
 EARLIEST_MS = 946_684_800_000  # 2000-01-01T00:00:00Z: older is a clock that was never set
 LATEST_MS = 4_102_444_800_000  # 2100-01-01T00:00:00Z: the bound where our own clock cannot give one
 AHEAD_MS = 86_400_000  # a day: a wrong zone is up to 14 h ahead and is worth keeping, a wrong date is not
 LONGEST_TIME = 64  # characters; ISO 8601 with nanoseconds and offset has 35
+MOST_VALUES = 1_000  # of one message: four times the signals that a house may have
 LONGEST_NUMBER = 64  # characters of a bare number that JSON does not know, such as "+5" or ".5"
 
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_ANY: msgspec.json.Decoder[object] = msgspec.json.Decoder(object)
 _NOT_FINITE_WORDS = frozenset({"nan", "inf", "infinity"})
 
 
@@ -53,10 +57,25 @@ class Refusal(StrEnum):
     PAST = "time before 2000"
     TOO_MANY_HOUSES = "too many houses"
     TOO_MANY_SIGNALS = "too many signals"
+    TOO_MANY_VALUES = "too many values"
+    TOO_MANY_BIRTHS = "too many births"
+    UNKNOWN_HOUSE = "unknown house"
+    SECOND_SENSOR = "second sensor of one name"
+    UNKNOWN_UNIT = "unknown unit"
+    NOT_UNDERSTOOD = "not understood"
+    NOT_PROTOBUF = "not protobuf"
+    BEFORE_BIRTH = "before its birth"
+    UNKNOWN_ALIAS = "unknown alias"
     # counted, not rejected: nothing is wrong with these
     RETAINED = "retained"
     REDELIVERED = "redelivered"
     NO_DATA = "no data"
+    STATUS = "status, no reading"
+    REPEATED = "amount told before"
+
+
+COUNTED_ONLY = frozenset({Refusal.RETAINED, Refusal.REDELIVERED, Refusal.NO_DATA, Refusal.STATUS, Refusal.REPEATED})
+"""Refusals of what a sender rightly sends: they are counted, and no bytes of them are kept."""
 
 
 class Group(NamedTuple):
@@ -64,6 +83,26 @@ class Group(NamedTuple):
 
     at: object  # None: the sender gave no time
     values: Mapping[str, object]  # by the sender's name of the signal
+
+
+class Sample(NamedTuple):
+    """One value that says more of itself than a topic can; not yet checked."""
+
+    signal: str  # our name: the dialect has renamed it
+    value: object
+    at: object = None  # as in a Group
+    after_s: float = 0.0  # where ``at`` is None: so long after the arrival (negative: before it)
+    house: str = ""  # "": the topic's
+    unit: str = ""  # in SenML's words; "": ours
+    quality: Quality = Quality.GOOD  # the sender's own word
+    is_repeat: bool = False  # the sender may have said it before: an amount must not count again
+
+
+class Refused(NamedTuple):
+    """A part of a message that is no reading, and why."""
+
+    refusal: Refusal
+    detail: str = ""
 
 
 def number_of(value: object) -> float | Refusal:
@@ -97,6 +136,14 @@ def loose(payload: bytes) -> object:
     except ValueError:
         return _bare(text.strip())
     return document
+
+
+def document_of(payload: bytes) -> object:
+    """Return what a JSON payload holds, leniently as ``loose``, or the reason why nothing can be made of it."""
+    try:
+        return _ANY.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return loose(payload)
 
 
 def _bare(text: str) -> float | Refusal:

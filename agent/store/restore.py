@@ -42,6 +42,7 @@ class Restored:
     rhythms: dict[SeriesKey, float]  # the usual interval of each series, in seconds
     newest_ms: dict[SeriesKey, int]  # the newest time of each series
     commands: tuple[tuple[str, str, str], ...]  # (id, topic, answer) of the last 100, oldest first
+    births: tuple[tuple[str, bytes], ...]  # topic and payload, as they were appended
     buckets: Iterator[BucketRow]  # of all houses, in the order of their time
     newer: Iterator[Readings]  # readings stored after observed_seq, in blocks of at most BLOCK_ROWS
 
@@ -71,6 +72,7 @@ def restore(
             rhythms={SeriesKey(house, signal): rhythm for house, signal, rhythm in rhythms},
             newest_ms=newest_ms,
             commands=tuple(reversed(commands)),
+            births=tuple(db.execute("SELECT topic, payload FROM births ORDER BY topic")),
             buckets=_buckets(db, path),
             newer=_newer_readings(db, path, keys, observed_seq),
         )

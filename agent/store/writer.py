@@ -152,6 +152,7 @@ class Store:
         *,
         rejected: Sequence[Rejected] = (),
         arrivals: Sequence[Message] = (),
+        births: Sequence[tuple[str, bytes]] = (),
         at_ms: int,
     ) -> Readings:
         """Store what is new of a block in one transaction; it is on the disk when this returns.
@@ -164,6 +165,8 @@ class Store:
             readings: with their quality judged.
             rejected: what did not become a reading; the newest 1,000 are kept.
             arrivals: the messages whose readings have no time of their own: see ``is_redelivered``.
+            births: topic and payload of what tells how to read later messages; replaces what was stored of the topic,
+                an empty payload removes it.
             at_ms: the farm's time, for what is recorded beside the readings.
 
         Returns:
@@ -189,8 +192,8 @@ class Store:
         if late.any():
             readings = replace(readings, time_quality=with_late(readings.time_quality, late))
         digests = {digest(message) for message in arrivals if message.qos > 0}
-        if added or len(readings) or rejected or digests or conflicts:
-            self._commit(readings, series, added, rejected, digests, conflicts)
+        if added or len(readings) or rejected or digests or conflicts or births:
+            self._commit(readings, series, added, rejected, digests, conflicts, births)
         self._conflicts_of_hour = recorded
         self.counters.appended += len(readings)
         self.counters.late += int(late.sum())
@@ -206,6 +209,7 @@ class Store:
         rejected: Sequence[Rejected],
         digests: set[tuple[int, bytes]],
         conflicts: list[EventRow],
+        births: Sequence[tuple[str, bytes]],
     ) -> None:
         """Write what ``append`` found to be new, and only then change what is kept in memory."""
         first_seq = self._last_seq + 1
@@ -232,6 +236,9 @@ class Store:
                 self._write_rejected(rejected)
             if conflicts:
                 self._db.executemany(INSERT_EVENT, conflicts)
+            if births:
+                self._db.executemany("DELETE FROM births WHERE topic = ?", [(topic,) for topic, _ in births])
+                self._db.executemany("INSERT INTO births VALUES (?, ?)", [birth for birth in births if birth[1]])
             if self._acknowledged:
                 self._db.execute("DELETE FROM unacknowledged")
             if digests:

@@ -47,7 +47,7 @@ def test_the_shipped_file_writes_every_default_out() -> None:
     }
     written = {f"{name}.{key}" for name, table in said.items() if isinstance(table, dict) for key in table}
     assert plain == written
-    assert [set(source) for source in said["source"]] == [{"topic", "dialect", "qos", "rename"}] * 2
+    assert [set(source) for source in said["source"]] == [{"topic", "dialect", "qos", "rename", "houses"}] * 2
 
 
 def test_every_key_of_the_models_is_shown_in_the_shipped_file() -> None:
@@ -123,10 +123,15 @@ BAD = {
     VALUE + "topic = 'skov/+/{house}/{signal}'": r"source\[1\]\.topic: .*wildcards are not written here",
     VALUE + "topic = 'skov/{House}/{signal}'": r"source\[1\]\.topic: .*\{House\} is no \{name\} of small letters",
     VALUE + "topic = 'skov/x{house}/{signal}'": r"source\[1\]\.topic: .*whole \{name\}",
-    VALUE + "topic = 'skov/{site}/{signal}'": r"source\[1\]\.topic: .*\{house\}, or nobody knows whose",
+    VALUE + "topic = 'skov/{site}/{signal}'": r"source\[1\]: .*\{house\}, or nobody knows whose",
     VALUE + "topic = 'skov/{house}/{house}/{signal}'": r"source\[1\]\.topic: .*only once",
     VALUE + "topic = 'skov/{house}'": r"source\[1\]: topic 'skov/\{house\}': dialect 'value' .* must hold \{signal\}",
     "[[source]]\ndialect = 'flat'\ntopic = '{house}/{signal}'": r"source\[1\]: .*'flat' names its signals in the",
+    "[[source]]\ndialect = 'dol'\ntopic = '{house}/{signal}'": r"source\[1\]: .*'dol' names its signals in the",
+    "[[source]]\ndialect = 'senml'\ntopic = 'packs'": r"source\[1\]: .*nobody knows.*name the houses of devices",
+    "[[source]]\ndialect = 'dol'\ntopic = 'a'\nhouses = { x = '_y' }": r"source\[1\]\.houses\.x: names that begin",
+    "[[source]]\ndialect = 'sparkplug'\ntopic = 'spBv1.0/{house}'": r"source\[1\]: .*needs spBv1\.0/\{group\}/\{mess",
+    "[[source]]\ndialect = 'sparkplug'\ntopic = 'spBv1.0/g/{message}/n/d'": r"source\[1\]: .*'sparkplug' needs",
     "[[source]]\ndialect = 'xml'\ntopic = '{house}'": r"source\[1\]\.dialect: must be 'value'.*\(it says 'xml'\)",
     "[[source]]\ndialect = 'flat'\ntopic = '{house}'\nqos = 2": r"source\[1\]\.qos: must be 0 or 1 \(it says 2\)",
     VALUE + "topic = '{house}/{signal}'\nrename = { T = 'in side' }": r"source\[1\]\.rename\.T: a name has",

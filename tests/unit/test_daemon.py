@@ -22,6 +22,7 @@ from agent.predict import Predictor
 from agent.store import Store, StoreReader
 from agent.topics import Topics
 from agent.watch import GRID
+from tests.sparkplug_b import metric, payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -82,6 +83,10 @@ class FakeBus:
 
     def unhealthy(self) -> str | None:
         return self.dead
+
+    def published_on(self, topic: str) -> int:
+        """Return how many messages were published on a topic."""
+        return sum(1 for t, _, _ in self.published if t == topic)
 
     def on(self, topic: str) -> list[Any]:
         """Return what was published on a topic, decoded; None for the empty payload."""
@@ -392,6 +397,27 @@ def test_junk_is_counted_kept_and_acknowledged_and_the_rest_is_stored(site: Site
     value = site.agent.health_value("online")
     assert value["unknown_houses"] == ["house9"]
     assert sum(cast("dict[str, int]", value["rejected"]).values()) == 3
+
+
+def test_what_a_sparkplug_node_sends_is_readable_after_a_restart_and_the_node_is_asked_for_its_birth(
+    make_site: Callable[..., Site],
+) -> None:
+    """Acknowledged is kept: aliases mean nothing without the birth that came before the restart."""
+    topic = "spBv1.0/{group}/{message}/{node}/{house}"
+    site = make_site(source=[{"topic": topic, "dialect": "sparkplug"}])
+    at_ms = to_ms(site.clock.at)
+    co2 = metric(name="co2", alias=4, long_value=900, timestamp=at_ms)
+    site.turn(
+        site.message("spBv1.0/g/NBIRTH/n", payload(seq=0)),
+        site.message("spBv1.0/g/DBIRTH/n/house1", payload(co2, seq=1)),
+    )
+    assert site.bus.published_on("spBv1.0/g/NCMD/n") == 0
+    site.restart()
+    site.turn(
+        site.message("spBv1.0/g/DDATA/n/house1", payload(metric(alias=4, long_value=901), seq=2, timestamp=at_ms + 1))
+    )
+    assert site.store.counters.appended == 1
+    assert site.bus.published_on("spBv1.0/g/NCMD/n") == 1
 
 
 def test_a_reading_that_came_again_is_stored_and_seen_once(site: Site) -> None:

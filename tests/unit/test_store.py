@@ -137,6 +137,14 @@ def test_what_is_appended_is_there_for_others_at_once(store: Store, path: Path) 
     ]
 
 
+def test_the_newest_birth_of_each_topic_is_given_back_until_it_is_over(store: Store, path: Path) -> None:
+    store.append(EMPTY, births=[("a", b"1"), ("b", b"2")], at_ms=T)
+    store.append(many(1), births=[("a", b"3"), ("c", b"4"), ("b", b"")], at_ms=T)
+    store.close()
+    with Store.open(path) as again:
+        assert again.restore().births == (("a", b"3"), ("c", b"4"))
+
+
 def test_only_new_rows_come_back(store: Store) -> None:
     store.append(many(5), at_ms=T)
     returned = store.append(many(7), at_ms=T)
