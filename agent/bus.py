@@ -46,6 +46,9 @@ RECEIVE_MAXIMUM: Final = 2_000
 """QoS 1 messages that the broker may send ahead of our acknowledgements: 2 s of 1,000 a second. It bounds the inbox."""
 CERTAIN_TURNS: Final = 3  # turns in a row that went the same way, before the size of the broker's window is believed
 QUIET_SHARE: Final = 0.5  # of a turn's interval: if nothing came for so long, the broker had nothing more to send
+BYTES_AT_ONCE: Final = (
+    500_000  # of payload in one turn: some 30,000 readings of a backlog, and 10 MB while they are taken
+)
 QOS0_SHARE: Final = 1_000  # QoS 0 messages in the inbox; nothing else bounds those, so what comes on top is dropped
 LARGEST_PACKET: Final = 1_048_576  # bytes; the broker keeps larger ones to itself
 LARGEST_PAYLOAD: Final = (
@@ -170,7 +173,7 @@ class Bus:
         self._client.loop_start()
 
     def receive(self, timeout_s: float, limit: int) -> list[Message]:
-        """Sleep for ``timeout_s``, then return up to ``limit`` messages in their order of arrival.
+        """Sleep for ``timeout_s``, then return up to ``limit`` messages, or half a megabyte, in order of arrival.
 
         Wakes early when ``limit`` messages wait, when the broker's window is full (it sends no more until we
         acknowledge), when a command comes in, at a new connection, and by ``wake``. It does not wake for each message:
@@ -190,7 +193,13 @@ class Bus:
             while True:  # several reasons to wake are one
                 self._wakes.get_nowait()
         self._full = 0
-        messages = [self._inbox.get_nowait() for _ in range(min(limit, self._put - self._taken))]
+        messages: list[Message] = []
+        size = 0
+        for _ in range(min(limit, self._put - self._taken)):
+            messages.append(self._inbox.get_nowait())
+            size += len(messages[-1].payload)
+            if size >= BYTES_AT_ONCE:
+                break
         self._taken += len(messages)
         acknowledgeable = [message for message in messages if message.qos > 0]
         self._taken_qos0 += len(messages) - len(acknowledgeable)

@@ -1,6 +1,7 @@
 """The trust in each reading, judged by its own series: out of range, jump, stuck, suspect; and gaps between readings.
 
-What it takes several series to see is in ``agent/peers.py``; what each flag means to people, in docs/quality.md.
+What it takes several series to see is in ``agent/peers.py``; what each flag means to people, in docs/quality.md. The
+S and F numbers are those of docs/sources.md.
 
 A reading is judged once, in the order of event time, before it is stored. What concerns more than one reading is an
 interval: since when a sensor is stuck, from when to when its values were out of range, when it was silent.

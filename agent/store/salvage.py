@@ -266,8 +266,12 @@ class _Look:
         )
 
     def _buckets(self) -> tuple[BucketRow, ...]:
+        columns, _ = _fetched(self._db, "SELECT name FROM pragma_table_info('buckets')")
+        last_ms = "last_ms" if ("last_ms",) in columns else "0"  # version 1 has none
         rows = self._table(
-            "buckets", "house, signal, step_s, start_ms, n, sum, min, max, last", "step_s, start_ms, house, signal"
+            "buckets",
+            f"house, signal, step_s, start_ms, n, sum, min, max, last, {last_ms}",
+            "step_s, start_ms, house, signal",
         )
         return tuple(
             row

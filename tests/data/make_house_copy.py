@@ -83,7 +83,9 @@ def fill(store: Store) -> None:
             FlockChange(NOW, "thin", "house1", HouseState.THINNED, thinned, {"birds": 4000}),
         ],
         events=[Event(NOW, "quality", "house2", "temperature", NOW, None, {"quality": "stuck", "reason": "flat"})],
-        buckets=[(*key, step_s, start_ms, 3, 60.0, 19.0, 21.0, 20.0) for key in KEYS for step_s in (600, 86_400)],
+        buckets=[
+            (*key, step_s, start_ms, 3, 60.0, 19.0, 21.0, 20.0, start_ms) for key in KEYS for step_s in (600, 86_400)
+        ],
         rhythms=dict.fromkeys(KEYS, 3600.0),
         commands=[("c1", "flockwatch/farm1/house1/flock/command", '{"ok": true}')],
         judged_at=NOW,

@@ -21,8 +21,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-SERIES: Final = tuple((f"house{house}", f"probe{signal}") for house in (1, 2) for signal in range(5))
-"""(house, signal) of reading i: ``SERIES[i % len(SERIES)]``."""
+NAMES: Final = ("temperature", "humidity", "co2", "ammonia", "pressure", "water", "feed", "light", "weight", "dead")
+LEVELS: Final = (25, 60, 1_500, 8, 20, 0.03, 0.02, 30, 900, 0)
+"""What ``flat`` messages begin with, and about how much; probes follow."""
 BURST_S: Final = 0.01  # what is due within this is written at once
 MOST_UNCONFIRMED: Final = 20_000  # below the 65,535 packet ids that there are
 KEEP_ALIVE_S: Final = 60
@@ -36,8 +37,9 @@ DUP: Final = 0x08
 class Orders:
     """What to send, and how fast; the fields are the keys of the JSON on the command line.
 
-    Reading i is stamped ``first_ms + i * step_ms``. With ``bare`` the second half of the series has no stamps: its
-    readings are of the time of their arrival.
+    Reading i is stamped ``first_ms + i * step_ms`` and is of one of ``houses`` x ``signals`` series in turn. With
+    ``bare`` the second half of the series has no stamps: its readings are of the time of their arrival. With ``flat``
+    message i holds all signals of one house, whose messages are ``step_ms`` apart.
     """
 
     port: int
@@ -45,17 +47,33 @@ class Orders:
     count: int = 1_000_000_000
     first_ms: int = 0
     step_ms: int = 1
+    houses: int = 2
+    signals: int = 5
     bare: bool = False
+    flat: bool = False
     client_id: str = "house-computer"
 
     def publish(self, i: int) -> bytes:
-        """Return the packet of reading ``i``."""
-        house, name = SERIES[i % len(SERIES)]
-        topic = f"skov/farm1/{house}/{name}".encode()
-        is_bare = self.bare and i % len(SERIES) >= len(SERIES) // 2
-        payload = b"%d" % i if is_bare else b'{"value":%d,"at":%d}' % (i, self.first_ms + i * self.step_ms)
+        """Return the packet of message ``i``."""
+        topic, payload = self._flat(i) if self.flat else self._value(i)
         body = len(topic).to_bytes(2, "big") + topic + (i % 0xFFFF + 1).to_bytes(2, "big") + payload
         return b"\x32" + _length(len(body)) + body  # PUBLISH, QoS 1
+
+    def _value(self, i: int) -> tuple[bytes, bytes]:
+        """Return topic and payload of reading ``i``."""
+        series = self.houses * self.signals
+        topic = b"skov/farm1/house%d/probe%d" % (i % series // self.signals + 1, i % self.signals)
+        if self.bare and i % series >= series // 2:
+            return topic, b"%d" % i
+        return topic, b'{"value":%d,"at":%d}' % (i, self.first_ms + i * self.step_ms)
+
+    def _flat(self, i: int) -> tuple[bytes, bytes]:
+        """Return topic and payload of a house's message, whose values move a little with ``i``."""
+        at_ms = self.first_ms + i // self.houses * self.step_ms
+        shift = i * 2_654_435_761 % 1_000 / 20_000  # up to 5 %, as irregular as it needs to be
+        values = [f'"{name}":{level * (1 + shift):.2f}' for name, level in zip(NAMES, LEVELS, strict=True)]
+        values += [f'"probe{n}":{20 + n + 20 * shift:.1f}' for n in range(self.signals - len(NAMES))]
+        return b"skov/farm1/house%d" % (i % self.houses + 1), f'{{"at":{at_ms},{",".join(values)}}}'.encode()
 
 
 def _length(n: int) -> bytes:

@@ -32,7 +32,7 @@ COUNT = 30_000
 PAGE = 4096
 PLACED = FlockChange(NOW, "place", "house1", HouseState.ACTIVE, Flock("house1", "A1", date(2026, 11, 1), 30_000))
 STANDING = Standing("deviation-water", "house1", WarningState.ACTIVE, Severity.MAJOR, id="x", raised_at=NOW)
-BUCKET = ("house1", "water", 600, to_ms(NOW), 3, 6.0, 1.0, 3.0, 3.0)
+BUCKET = ("house1", "water", 600, to_ms(NOW), 3, 6.0, 1.0, 3.0, 3.0, to_ms(NOW) + 60_000)
 
 
 @pytest.fixture
