@@ -8,7 +8,7 @@ LOCK := --universal --generate-hashes --python-version 3.11 --fork-strategy fewe
 	--custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install check bench models evaluate wheel lock clean
+.PHONY: help demo test install check bench fuzz models evaluate wheel lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -46,6 +46,9 @@ check: install ## format, lint, types, imports, tests: the same as .ci/run
 
 bench: install ## figures beside the floors measured in the same run
 	$(BIN)/python -m pytest -m bench -s tests/bench
+
+fuzz: install ## junk for every payload dialect: COUNT=10000000 mutated messages, good ones between them
+	$(BIN)/python -m tests.property.fuzz_dialects --count $(or $(COUNT),10000000)
 
 models: install ## train the shipped bundles anew (minutes)
 	$(BIN)/python -m models_onnx.train

@@ -15,7 +15,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from agent.dialects.values import MOST_VALUES, Refusal, Refused, Sample, document_of
+from agent.dialects.values import MOST_VALUES, SECONDS_BELOW, Refusal, Refused, Sample, document_of
 from agent.domain import Quality
 from agent.signals import base_of
 
@@ -141,7 +141,7 @@ class Sensors:
 
         A sensor that replaces another has its name once the other has been silent for an hour.
         """
-        if not isinstance(at, (int, float)) or isinstance(at, bool):
+        if not isinstance(at, (int, float)) or not 0 <= at < SECONDS_BELOW:
             at = 0.0  # refused later, or told by the arrival: then the first sensor keeps the name
         holder, last_at = self._holders.get((house, signal), (sensor, at))
         if holder != sensor and at - last_at < HOLDS_S:

@@ -164,6 +164,12 @@ def test_a_new_sensor_takes_over_from_one_that_has_been_silent() -> None:
     assert [len(decoder.decode([told(m)]).readings) for m in (new, AMMONIA)] == [1, 0]
 
 
+@pytest.mark.parametrize("at", [10**400, float("inf"), float("nan"), -1e308, "soon", None, [1], True])
+def test_a_time_that_is_none_takes_no_name_from_a_sensor(at: object) -> None:
+    decoded = decode([AMMONIA, AMMONIA | {"sensorId": "70b3-7", "timestamp": at}, AMMONIA | {"timestamp": AT_S + 1}])
+    assert [row[2] for row in rows(decoded)] == [AT_S, AT_S + 1]
+
+
 @pytest.mark.parametrize(
     "status",
     [
