@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import random
+import re
 import sys
 import time
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agent.dialects import Decoded
+    from tests.sparkplug_b import Metric
 
 CORPUS = Path(__file__).with_name("corpus")
 NOW_MS = 1_795_000_000_000
@@ -46,7 +48,7 @@ CONFIG = Config(
         Source(topic="f/{house}", dialect="flat"),
         Source(topic="d/{house}", dialect="dol"),
         Source(topic="s/{house}", dialect="senml"),
-        Source(topic="spBv1.0/{group}/{message}/{node}/{house}", dialect="sparkplug"),
+        Source(topic="spBv1.0/{group}/{message}/{node}/{house}", dialect="sparkplug", houses={"junk": "junk"}),
     ),
     house=(House(id="good"),),
 )
@@ -70,12 +72,95 @@ GOOD = {
 }
 """Of each dialect: one reading of 900 and one of 21.5."""
 
+BORN = {
+    "sparkplug": [
+        ("spBv1.0/g/NBIRTH/junk", (CORPUS / "sparkplug" / "nbirth").read_bytes()),
+        ("spBv1.0/g/DBIRTH/junk/junk", (CORPUS / "sparkplug" / "dbirth").read_bytes()),
+    ]
+}
+"""What comes now and then between the junk, so that not all of it comes before a birth."""
+
+_SCALAR = re.compile(rb'("(?:[^"\\]|\\.)*"|-?[0-9][0-9.eE+-]*|true|false|null|NaN)')
+
 TOKENS = [
     *(b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\x00", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf"),
     *(b"NaN", b"Infinity", b"-1e999", b"1e308", b"1e-400", b"-0", b"0", b"null", b"true", b"[]", b"{}", b'""'),
     *(b"9" * 400, b"[" * 40, b'{"a":' * 20, b'"\\ud800"', b'"\\u0000"', b'"+"', b'"a/#"', b'"_site"', b"1795000000"),
     *(b'"at":', b'"value":', b'"n":', b'"v":', b'"bn":', b'"bver":', b'"s":', b'"x_":', b'"unit":', b'"count":0,'),
     *(b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80", b"\x7f", b"\x12\x00", b"\x08\xff\xff\xff\xff\x0f", b"\x18\x00"),
+]
+SCALARS = [
+    *(b"0", b"-0.0", b"1", b"21.5", b"900", b"1e308", b"-1e308", b"1e999", b"-1e999", b"NaN", b"Infinity", b"5e-324"),
+    *(
+        b"null",
+        b"true",
+        b"false",
+        b"[]",
+        b"{}",
+        b"[1]",
+        b'{"a":1}',
+        b'""',
+        b'"x"',
+        b'"on"',
+        b'"+"',
+        b'"a/#"',
+        b'"_site"',
+    ),
+    *(
+        b"9" * 30,
+        b"9" * 400,
+        b"-1",
+        b"268435455",
+        b"268435456",
+        b"1795000000",
+        b"1795000000000",
+        b"99999999999",
+        b"1e11",
+    ),
+    *(b'"2026-11-18T10:00:00Z"', b'"2026-11-18"', b'"0001-01-01T00:00:00"', b'"9999-12-31T23:59:59.999999+14:00"'),
+    *(b'"Cel"', b'"K"', b'"%"', b'"l/s"', b'"W"', b'"Weight"', b'"CO2"', b'"\\ud800"', b'"\\u0000"', b'"urn:a/b:c"'),
+    *(b'"' + b"x" * 300 + b'"', b"10", b"11"),
+]
+NAMES = [
+    *(
+        b'"at"',
+        b'"ts"',
+        b'"timestamp"',
+        b'"value"',
+        b'"n"',
+        b'"bn"',
+        b'"u"',
+        b'"bu"',
+        b'"v"',
+        b'"vb"',
+        b'"vs"',
+        b'"vd"',
+    ),
+    *(
+        b'"t"',
+        b'"bt"',
+        b'"bv"',
+        b'"s"',
+        b'"bs"',
+        b'"bver"',
+        b'"new_"',
+        b'"bnew_"',
+        b'"count"',
+        b'"sd"',
+        b'"unit"',
+        b'"type"',
+    ),
+    *(
+        b'"sensorId"',
+        b'"sensorName"',
+        b'"deviceId"',
+        b'"withinSpec"',
+        b'"state"',
+        b'""',
+        b'"a b"',
+        b'"\\ud800"',
+        b'"co2"',
+    ),
 ]
 DEEP = [b"[" * 3000, b'{"a":' * 3000, b"\x0b" * 3000, b"9" * 6000]
 
@@ -103,32 +188,89 @@ def seeds(dialect: str) -> list[bytes]:
 
 
 def mutations(corpus: list[bytes], chance: random.Random) -> Iterator[bytes]:
-    """Yield payloads of the corpus with one to four things changed, without end."""
-    draw, below = chance.random, chance.randrange
+    """Yield payloads of the corpus without end, half with bytes changed, half with values and fields changed."""
+    texts = [_SCALAR.split(seed) for seed in corpus if seed[:1] in b"[{"]
     while True:
-        junk = bytearray(corpus[int(draw() * len(corpus))])
-        for _ in range(1 + int(draw() * draw() * 4)):
-            at, kind = int(draw() * (len(junk) + 1)), draw()
-            if kind < 0.3 and at < len(junk):
-                junk[at] ^= 1 << below(8)
-            elif kind < 0.5:
-                junk[at:at] = TOKENS[int(draw() * len(TOKENS))]
-            elif kind < 0.65:
-                junk[at : at + int(draw() * 12)] = TOKENS[int(draw() * len(TOKENS))]
-            elif kind < 0.75:
-                del junk[at : at + 1 + int(draw() * 8)]
-            elif kind < 0.8:
-                del junk[at:]
-            elif kind < 0.9:
-                other = corpus[int(draw() * len(corpus))]
-                junk[at:] = other[int(draw() * len(other)) :]
-            elif kind < 0.95:
-                junk[at:at] = junk[at : at + int(draw() * 40)]
-            elif kind < 0.999 and at < len(junk):
-                junk[at] = below(256)
-            else:
-                junk[at:at] = DEEP[int(draw() * len(DEEP))]
-        yield bytes(junk)
+        yield bytes_changed(corpus, chance)
+        yield fields_changed(texts, chance) if texts else strange_payload(chance)
+
+
+def bytes_changed(corpus: list[bytes], chance: random.Random) -> bytes:
+    """Return a payload of the corpus with one to four things changed that know nothing of its form."""
+    draw, below = chance.random, chance.randrange
+    junk = bytearray(corpus[int(draw() * len(corpus))])
+    for _ in range(1 + int(draw() * draw() * 4)):
+        at, kind = int(draw() * (len(junk) + 1)), draw()
+        if kind < 0.3 and at < len(junk):
+            junk[at] ^= 1 << below(8)
+        elif kind < 0.5:
+            junk[at:at] = TOKENS[int(draw() * len(TOKENS))]
+        elif kind < 0.65:
+            junk[at : at + int(draw() * 12)] = TOKENS[int(draw() * len(TOKENS))]
+        elif kind < 0.75:
+            del junk[at : at + 1 + int(draw() * 8)]
+        elif kind < 0.8:
+            del junk[at:]
+        elif kind < 0.9:
+            other = corpus[int(draw() * len(corpus))]
+            junk[at:] = other[int(draw() * len(other)) :]
+        elif kind < 0.95:
+            junk[at:at] = junk[at : at + int(draw() * 40)]
+        elif kind < 0.999 and at < len(junk):
+            junk[at] = below(256)
+        else:
+            junk[at:at] = DEEP[int(draw() * len(DEEP))]
+    return bytes(junk)
+
+
+def fields_changed(texts: list[list[bytes]], chance: random.Random) -> bytes:
+    """Return a JSON payload with one to four of its values and names replaced; it is JSON still."""
+    draw = chance.random
+    parts = texts[int(draw() * len(texts))].copy()
+    for _ in range(1 + int(draw() * 4)):
+        at = 1 + 2 * int(draw() * (len(parts) // 2))  # every second part is a scalar
+        if at < len(parts):
+            is_name = parts[at + 1].lstrip()[:1] == b":"
+            words = NAMES if is_name else SCALARS
+            parts[at] = words[int(draw() * len(words))]
+    return b"".join(parts)
+
+
+def strange_payload(chance: random.Random) -> bytes:
+    """Return a Sparkplug payload of up to four metrics whose fields are right in form and strange in content."""
+    metrics = []
+    for _ in range(int(chance.random() * 5)):
+        fields: Metric = {}
+        if chance.random() < 0.6:
+            fields["name"] = chance.choice(
+                [b"co2", b"a", b"", b"bdSeq", b"Node Control/Rebirth", b"a/b", b"\xff", b"x" * 300]
+            )
+        if chance.random() < 0.6:
+            fields["alias"] = chance.choice([0, 1, 2, 3, 99, 2**63, 2**64 - 1])
+        if chance.random() < 0.5:
+            fields["timestamp"] = chance.choice([0, 1, NOW_MS, NOW_MS * 1000, 1_795_000_000, 2**64 - 1])
+        if chance.random() < 0.5:
+            fields["datatype"] = chance.choice([*range(35), 2**32 - 1])
+        if chance.random() < 0.1:
+            fields["is_null"] = True
+        match int(chance.random() * 8):
+            case 0:
+                fields["int_value"] = chance.choice([0, 1, 127, 128, 255, 65_535, 2**31, 2**32 - 1])
+            case 1:
+                fields["long_value"] = chance.choice([0, 1, 2**53 + 1, 2**63, 2**64 - 1])
+            case 2:
+                fields["float_value"] = chance.choice([0.0, 1.5, math.nan, math.inf, -math.inf, 3e38])
+            case 3:
+                fields["double_value"] = chance.choice([-0.0, 21.5, math.nan, math.inf, 1.7e308, 5e-324])
+            case 4:
+                fields["boolean_value"] = chance.random() < 0.5
+            case 5:
+                fields["bytes_value"] = b"\xff\x00"
+            case 6:
+                fields["template_value"] = b"\x12\x02\x12\x00"
+        metrics.append(metric(**fields))
+    seq = chance.choice([None, 0, 1, 2, 3, 255, 256, 2**64 - 1])
+    return payload(*metrics, seq=seq, timestamp=chance.choice([None, 0, NOW_MS, 2**64 - 1]))
 
 
 def message(topic: str, wire: bytes, at: int) -> Message:
@@ -151,6 +293,8 @@ def fuzz(dialect: str, count: int, seed: int) -> Tally:
             for i in range(min(JUNK_OF_BATCH, count - tally.tries))
         ]
         tally.tries += len(messages)
+        for at in range(0, len(messages), len(messages) // 4 + 1):
+            messages[at:at] = [message(topic, wire, 1) for topic, wire in BORN.get(dialect, [])]
         for i, (topic, wire) in enumerate(GOOD[dialect]):  # the last one stands behind all the junk
             messages.insert(len(messages) * (i + 1) // len(GOOD[dialect]), message(topic, wire, 1))
         trusted = batch % 5 != 0
