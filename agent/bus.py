@@ -18,7 +18,7 @@ import ssl
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -28,6 +28,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from agent.clock import SystemClock
 from agent.domain import Message, to_ms
 from agent.errors import BrokerError, ConfigError
 
@@ -66,6 +67,7 @@ PUBLISHING_AT_ONCE: Final = 100  # publications that wait for the broker's word
 PUBLISHING_AHEAD: Final = 1_000  # publications that wait for their turn
 STATES_KEPT: Final = 10_000  # retained states that wait for the broker: 50 houses of 200 topics
 GOODBYE_S: Final = 2.0
+EVERYTHING: Final = "#"
 
 ONLINE: Final = json.dumps({"state": "online"}).encode()
 OFFLINE: Final = json.dumps({"state": "offline"}).encode()
@@ -540,7 +542,7 @@ def ask(
         BrokerError: the broker was not reached, so nothing was done.
         ConfigError: a file or name in the ``[mqtt]`` section cannot be used.
     """
-    with _Visit(mqtt, f"{client_id}-{os.getpid()}", timeout_s, answer_topic) as visit:
+    with _Visit(mqtt, f"{client_id}-{os.getpid()}", timeout_s, (answer_topic,)) as visit:
         deadline = time.monotonic() + timeout_s
         sent = visit.client.publish(topic, payload, qos=1)
         with suppress(ValueError, RuntimeError):  # paho's words for "could not send"; judged below
@@ -550,22 +552,65 @@ def ask(
             raise BrokerError(message)
         while (left_s := deadline - time.monotonic()) > 0:
             with suppress(queue.Empty):
-                answer = visit.answers.get(timeout=left_s)
-                if is_answer(answer):
-                    return answer
+                answer = visit.heard.get(timeout=left_s)
+                if not answer.retain and is_answer(answer.payload):
+                    return answer.payload
     return None
+
+
+def listen(
+    mqtt: Mqtt,
+    client_id: str,
+    filters: Sequence[str],
+    clock: Clock,
+    *,
+    seconds: float,
+    timeout_s: float,
+    hear: Callable[[Message], None],
+) -> str | None:
+    """Give ``hear`` every message that the broker lets us see for ``seconds``, of all topics if it may be.
+
+    Comes by a client id of its own, as ``probe`` does: the agent's session stays as it is.
+
+    Returns:
+        None where all topics were subscribed to, else why not: then only ``filters`` were.
+
+    Raises:
+        BrokerError: the broker was not reached, or refused ``filters`` too.
+        ConfigError: a file or name in the ``[mqtt]`` section cannot be used.
+    """
+    name, refused = f"{client_id}-{os.getpid()}", None
+    with ExitStack() as stack:
+        try:
+            visit = stack.enter_context(_Visit(mqtt, name, timeout_s, (EVERYTHING,), clock))
+        except BrokerError as e:
+            refused = str(e)
+            visit = stack.enter_context(_Visit(mqtt, name, timeout_s, filters, clock))
+        deadline = time.monotonic() + seconds
+        while (left_s := deadline - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                hear(visit.heard.get(timeout=left_s))
+    return refused
 
 
 class _Visit:
     """A short connection of a command line verb: a clean session that leaves nothing behind."""
 
-    def __init__(self, mqtt: Mqtt, client_id: str, timeout_s: float, subscription: str | None = None) -> None:
-        self.answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    def __init__(
+        self,
+        mqtt: Mqtt,
+        client_id: str,
+        timeout_s: float,
+        subscriptions: Sequence[str] = (),
+        clock: Clock | None = None,
+    ) -> None:
+        self.heard: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._clock = clock or SystemClock()
         self.client = _client(mqtt, client_id)
         self._where = f"{mqtt.host}:{mqtt.port}"
         self._mqtt = mqtt
         self._timeout_s = timeout_s
-        self._subscription = subscription
+        self._subscriptions = [(topic, 1) for topic in subscriptions]
         self._outcome: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def __enter__(self) -> Self:
@@ -574,7 +619,7 @@ class _Visit:
         client.on_connect_fail = lambda _client, _userdata: self._outcome.put(_reason_of(sys.exception()))
         client.on_disconnect = lambda _c, _u, _f, reason, _p: self._outcome.put(f"the connection closed ({reason})")
         client.on_subscribe = lambda _c, _u, _m, reasons, _p: self._outcome.put(
-            f"subscription refused ({reasons[0]})" if reasons[0].is_failure else None
+            f"subscription refused ({reasons[0]})" if all(reason.is_failure for reason in reasons) else None
         )
         client.on_message = self._on_message
         client.connect_async(
@@ -603,15 +648,27 @@ class _Visit:
     ) -> None:
         if reason.is_failure:
             self._outcome.put(f"it refused us: {reason}")
-        elif self._subscription is None:
+        elif not self._subscriptions:
             self._outcome.put(None)
         else:
-            client.subscribe(self._subscription, qos=1)
+            client.subscribe(self._subscriptions)
 
     def _on_message(self, client: paho.Client, _userdata: object, message: paho.MQTTMessage) -> None:
         client.ack(message.mid, message.qos)
-        if not message.retain:
-            self.answers.put(bytes(message.payload))
+        with suppress(UnicodeDecodeError):  # no broker should let such a topic pass
+            self.heard.put(
+                Message(
+                    message.topic,
+                    bytes(message.payload[:LARGEST_PAYLOAD]),
+                    message.qos,
+                    message.mid,
+                    message.dup,
+                    message.retain,
+                    1,
+                    to_ms(self._clock.now()),
+                    self._clock.monotonic(),
+                )
+            )
 
 
 def _client(mqtt: Mqtt, client_id: str) -> paho.Client:

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
     from agent.clock import Clock
     from agent.config import Config
+    from agent.domain import Message
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  # argparse has no public name for it
 
 ANSWER_WITHIN_S = 5.0
+LONGEST_LISTEN_S = 86_400  # a day: what comes less often is seen in `flockwatch status`
 
 
 def add_verbs(subparsers: Subparsers) -> None:
@@ -32,6 +34,12 @@ def add_verbs(subparsers: Subparsers) -> None:
     agent.add_argument("--simulated-clock", metavar="START,REAL_EPOCH,SPEED", help="run on an accelerated clock")
     check = _verb(subparsers, "check", "validate configuration, models, broker and cloud; one line per finding", _check)
     check.add_argument("--json", action="store_true", help="print JSON")
+    check.add_argument(
+        "--listen",
+        type=_seconds,
+        metavar="SECONDS",
+        help="listen to the broker instead: what arrives, what becomes of it and why, and what to configure",
+    )
     status = _verb(subparsers, "status", "show how the agent is, from its database", _status)
     status.add_argument("--json", action="store_true", help="print JSON")
     _add_replay(subparsers)
@@ -90,6 +98,8 @@ def _agent(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    if arguments.listen is not None:
+        return _listen(arguments)
     from agent.check import check  # noqa: PLC0415  # as above
 
     findings = check(arguments.config, lambda config: clock_of(arguments, config))
@@ -99,6 +109,32 @@ def _check(arguments: argparse.Namespace) -> int:
         for finding in findings:
             print(finding)
     return 1 if any(finding.is_bad for finding in findings) else 0
+
+
+def _listen(arguments: argparse.Namespace) -> int:
+    from agent.bus import listen  # noqa: PLC0415  # as above
+    from agent.dialects import Decoder  # noqa: PLC0415
+    from agent.listen import Listener, report_lines, report_value  # noqa: PLC0415
+
+    config = load_config(arguments.config)
+    clock, listener = clock_of(arguments, config), Listener(config)
+
+    def hear(message: Message) -> None:
+        for line in listener.hear(message, clock_trusted=clock.is_trusted()):
+            if not arguments.json:
+                print(line, flush=True)
+
+    filters = [topic for topic, _ in Decoder(config).subscriptions]
+    refused = listen(
+        config.mqtt, config.client_id, filters, clock, seconds=arguments.listen, timeout_s=ANSWER_WITHIN_S, hear=hear
+    )
+    if refused is not None:
+        print(f"flockwatch: only the topics of [[source]] were heard, not all: {refused}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(report_value(listener), indent=2))
+    else:
+        print("\n".join(report_lines(listener)))
+    return 0 if listener.series else 1
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -305,6 +341,17 @@ def _house(text: str) -> str:
         message = f"{text!r} is no house: use the id from agent.toml, of letters, digits, - and _"
         raise argparse.ArgumentTypeError(message)
     return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= LONGEST_LISTEN_S:
+        message = f"{text!r} is no number of seconds above 0, up to {LONGEST_LISTEN_S}"
+        raise argparse.ArgumentTypeError(message)
+    return seconds
 
 
 def _date(text: str) -> date:
