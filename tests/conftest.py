@@ -65,7 +65,8 @@ class Broker:
             f"listener {self.port} {self.host}\n{user}persistence true\npersistence_location {self.directory}/\n"
             f"log_dest stderr\nlog_type all\nmax_queued_messages 0\n{self.settings}"
         )
-        command = [_mosquitto(), "-c", str(config)]
+        # Debian puts it into /usr/sbin, which is not on everyone's path
+        command = [needed("mosquitto", "mosquitto", "/usr/sbin:/usr/local/sbin"), "-c", str(config)]
         self._process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         running = threading.Event()
         self._reader = threading.Thread(target=self._read, args=(self._process, running), daemon=True)
@@ -114,14 +115,36 @@ class Broker:
         running.set()  # it has ended: whoever waits looks at the log
 
 
-def _mosquitto() -> str:
-    # Debian puts it into /usr/sbin, which is not on everyone's path
-    found = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
-    if found is not None:
-        return found
+def needed(name: str, package: str, more_folders: str = "") -> str:
+    """Return the path of a program that a test needs; without it the test is skipped, but in CI it fails."""
+    folders = os.pathsep.join(part for part in (os.environ.get("PATH", ""), more_folders) if part)
+    return _found(shutil.which(name, path=folders), name, package)
+
+
+def needed_library(pattern: str, package: str) -> str:
+    """Return the path of a shared library, given by its path below Debian's /usr/lib/<machine>; as ``needed``."""
+    found = sorted(Path("/usr/lib").glob(f"*/{pattern}"))
+    return _found(str(found[0]) if found else None, pattern, package)
+
+
+def _found(path: str | None, name: str, package: str) -> str:
+    if path is not None:
+        return path
     if os.environ.get("CI") == "true":
-        pytest.fail("mosquitto is missing, and CI must not do without: apt install mosquitto")
-    pytest.skip("mosquitto is missing; apt install mosquitto")
+        pytest.fail(f"{name} is missing, and CI must not do without; install {package}")
+    pytest.skip(f"{name} is missing; install {package}")
+
+
+@pytest.fixture(scope="session")
+def need() -> Callable[..., str]:
+    """Give ``needed``."""
+    return needed
+
+
+@pytest.fixture(scope="session")
+def need_library() -> Callable[[str, str], str]:
+    """Give ``needed_library``."""
+    return needed_library
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import re
-import shutil
 import stat
 import subprocess
 import uuid
@@ -29,15 +28,6 @@ UNITS = ("flockwatch-agent.service", "flockwatch-sync.service")
 PATIENCE_S = 20.0
 
 
-def _tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name} is missing, and CI must not do without: apt install systemd")
-        pytest.skip(f"{name} is missing; apt install systemd")
-    return found
-
-
 @pytest.fixture
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Give a unit whose program exists on this machine; all else is as shipped."""
@@ -48,18 +38,18 @@ def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("unit", UNITS, indirect=True)
-def test_systemd_finds_nothing_wrong_with_a_unit(unit: Path) -> None:
+def test_systemd_finds_nothing_wrong_with_a_unit(unit: Path, need: Callable[..., str]) -> None:
     done = subprocess.run(
-        [_tool("systemd-analyze"), "verify", "--man=no", unit], capture_output=True, text=True, check=False
+        [need("systemd-analyze", "systemd"), "verify", "--man=no", unit], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("unit", UNITS, indirect=True)
-def test_a_service_may_do_little_beyond_its_work(unit: Path) -> None:
+def test_a_service_may_do_little_beyond_its_work(unit: Path, need: Callable[..., str]) -> None:
     """The score of exposure is systemd's own, 0 (none) to 10; 9.6 is a service without any sandbox."""
     done = subprocess.run(
-        [_tool("systemd-analyze"), "security", "--offline=true", "--no-pager", unit],
+        [need("systemd-analyze", "systemd"), "security", "--offline=true", "--no-pager", unit],
         capture_output=True,
         text=True,
         check=True,
@@ -69,11 +59,11 @@ def test_a_service_may_do_little_beyond_its_work(unit: Path) -> None:
     assert float(score[1]) <= 1.6
 
 
-def test_the_users_of_the_services_share_a_group(tmp_path: Path) -> None:
+def test_the_users_of_the_services_share_a_group(tmp_path: Path, need: Callable[..., str]) -> None:
     """A reader of house.db opens its -shm for writing, so both must be in the group of the data folder."""
     (tmp_path / "etc").mkdir()
     rules = PACKAGING / "sysusers.d" / "flockwatch.conf"
-    subprocess.run([_tool("systemd-sysusers"), f"--root={tmp_path}", rules], check=True, capture_output=True)
+    subprocess.run([need("systemd-sysusers", "systemd"), f"--root={tmp_path}", rules], check=True, capture_output=True)
     users = dict(line.split(":", 1) for line in (tmp_path / "etc/passwd").read_text().splitlines())
     group = users["flockwatch"].split(":")[2]
     assert users["flockwatch-sync"].split(":")[2] == group
@@ -97,13 +87,13 @@ def test_agent_and_courier_can_both_open_what_the_other_has_made(tmp_path: Path)
 
 
 @pytest.fixture
-def shipped_broker(make_broker: Callable[[str], Broker], tmp_path: Path) -> Broker:
+def shipped_broker(make_broker: Callable[[str], Broker], tmp_path: Path, need: Callable[..., str]) -> Broker:
     """Give a mosquitto with the shipped rules and four users, whose passwords are their names."""
-    _tool("mosquitto_passwd")
+    tool = need("mosquitto_passwd", "mosquitto")
     passwords = tmp_path / "passwd"
     passwords.touch(mode=0o600)
     for user in ("flockwatch", "panel", "house1", "house2"):
-        subprocess.run(["mosquitto_passwd", "-b", passwords, user, user], check=True)
+        subprocess.run([tool, "-b", passwords, user, user], check=True)
     settings = (PACKAGING / "mosquitto" / "flockwatch.conf").read_text()
     settings = settings.replace("/etc/mosquitto/flockwatch.passwd", str(passwords))
     settings = settings.replace("/etc/mosquitto/flockwatch.acl", str(PACKAGING / "mosquitto" / "flockwatch.acl"))

