@@ -195,6 +195,7 @@ class SignalOverride(Section):
     high: float | None = None
     jump_per_s: Positive | None = None
     stuck_after_s: Annotated[int, Field(gt=0)] | None = None
+    agree_within: Positive | None = None
 
     @model_validator(mode="after")
     def _has_room(self) -> SignalOverride:

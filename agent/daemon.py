@@ -20,13 +20,14 @@ from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.bus import Bus
 from agent.clock import SimulatedClock
 from agent.dialects import Decoder, Refusal
-from agent.domain import PUBLISHED_STATES, Event, SeriesKey, WarningState, from_ms, to_ms
+from agent.domain import PUBLISHED_STATES, Doubt, Event, SeriesKey, WarningState, from_ms, to_ms
 from agent.errors import BrokerError, BundleError, StoreError
 from agent.flock import restored
 from agent.grid import Grid
 from agent.health import Health
 from agent.notify import Notifier
 from agent.orders import Orders
+from agent.peers import Peers
 from agent.predict import Predictor
 from agent.quality import Known, QualityJudge
 from agent.readings import HouseSplitter
@@ -71,6 +72,7 @@ class Agent:
         self.topics = Topics(config.mqtt.topic_prefix, config.site.id)
         self.health = Health(clock.now())
         self.quality = QualityJudge(config.signal)
+        self.peers = Peers(config.signal)
         self.watches = [
             HouseWatch(
                 house.id,
@@ -91,6 +93,7 @@ class Agent:
         self._lost_sessions = 0
         self._held: list[Message] = []  # not acknowledged, because the store failed
         self._stored = 0  # so many of them are in the store already
+        self._found: list[QualityInterval] = []  # intervals that the houses have not been told of yet
         self._noticed: list[Event] = []  # intervals of bad quality that are not recorded yet
         self._held_until = 0.0
         self._unrecorded: deque[_Instant] = deque()
@@ -117,6 +120,9 @@ class Agent:
         self.decoder.restore(known.births)
         self._observed_seq = known.observed_seq
         self.quality.restore(Known(known.rhythms, known.newest_ms, _stuck(known.standings)))
+        self.peers.restore(_doubted(known.standings))
+        for watch in self.watches:
+            watch.doubt(self.peers.doubts())
         for readings in known.newer:
             self._observe(readings)
         self._grid_is_set = known.judged_at is not None or self.clock.is_trusted()
@@ -149,6 +155,7 @@ class Agent:
                 self.health.rejected[str(refusal)] += count
         now = self.clock.now()
         readings, intervals = self.quality.judge(decoded.readings)
+        self._found += intervals
         self._noticed += [_interval_event(interval, now) for interval in intervals]
         stored = self.store.append(
             readings, rejected=decoded.rejected, arrivals=decoded.arrivals, births=decoded.births, at_ms=to_ms(now)
@@ -161,10 +168,13 @@ class Agent:
         if readings.last_seq:
             self._observed_seq = max(self._observed_seq, readings.last_seq)
         monotonic = self.clock.monotonic()
+        self.peers.hear(readings)
         shares = self._splitter.split(readings)
         for watch in self.watches:
             if watch.house in shares:
                 watch.observe(shares[watch.house], monotonic)
+            watch.note(self._found)
+        self._found = []
 
     def _judge(self) -> None:
         if not self.clock.is_trusted():
@@ -178,12 +188,21 @@ class Agent:
             self._restart_grid(now - LONGEST_BACKLOG, "was further behind than the windows reach")
         monotonic = self.clock.monotonic()
         for at in self.grid.due(self.clock.now(), self.watches, monotonic):
+            self._compare(at)
             outcomes = judge_instant(self.watches, self.predictor, at, monotonic)
             self.health.instants_judged += 1
             self._unrecorded.append(_Instant(at, outcomes, self._changed_buckets(), self._observed_seq))
             for outcome in outcomes:
                 self.board.note(outcome)
                 _log(outcome)
+
+    def _compare(self, at: datetime) -> None:
+        """Hold sensors against their peers; the houses' models do without those that are not believed."""
+        ages = {watch.house: watch.day_number(at) for watch in self.watches}
+        self._noticed += [_interval_event(interval, at) for interval in self.peers.compare(at, ages)]
+        doubts = self.peers.doubts()
+        for watch in self.watches:
+            watch.doubt(doubts)
 
     def _restart_grid(self, at: datetime, why: str) -> None:
         """Judge on from another instant; nothing is deleted, and what is skipped is said."""
@@ -358,6 +377,16 @@ def _stuck(standings: Sequence[Standing]) -> dict[SeriesKey, tuple[int, float]]:
         for standing in standings
         if standing.rule.startswith("stuck-") and standing.state is not WarningState.NORMAL
         if standing.since is not None and standing.evidence is not None and standing.evidence.actual is not None
+    }
+
+
+def _doubted(standings: Sequence[Standing]) -> dict[SeriesKey, Doubt]:
+    """Return the sensors that were not believed because of their peers."""
+    return {
+        SeriesKey(standing.house, standing.rule.partition("-")[2]): Doubt(to_ms(standing.since), standing.evidence.why)
+        for standing in standings
+        if standing.rule.startswith("disagree-") and standing.state is not WarningState.NORMAL
+        if standing.since is not None and standing.evidence is not None
     }
 
 

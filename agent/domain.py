@@ -54,7 +54,7 @@ class TimeQuality(IntEnum):
     UNTRUSTED = 4  # our own clock could not be trusted
 
 
-RULE_KINDS = ("deviation", "trend", "mortality", "missing", "silent", "stuck")
+RULE_KINDS = ("deviation", "trend", "mortality", "missing", "silent", "stuck", "disagree")
 """The kinds of warning rules: a rule is called ``<kind>`` or ``<kind>-<signal>`` (what each is: agent/rules.py)."""
 
 
@@ -136,6 +136,16 @@ class QualityInterval(NamedTuple):
     to_ms: int | None
     quality: Quality
     reason: str
+
+
+class Doubt(NamedTuple):
+    """Why a sensor is not believed although it passes every check of its own series: its peers show something else."""
+
+    since_ms: int
+    reason: str
+    score: float = 1.0  # how far it is off, in units of what is allowed
+    actual: float | None = None
+    expected: float | None = None  # by what its peers show
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ _CHECKS = {
     "sensor_silent": "Check the sensor's plug and cable.",
     "gateway_silent": "Check the power of the gateway and the controller, and the network between them.",
     "sensor_stuck": "Warm the sensor with your hand: its value must move.",
+    "sensor_disagrees": "Hold a hand instrument beside the sensor and beside its twin.",
 }
 _LOOK = "Go to the house and look."
 _NO_CHECK = "Nothing: it is over."
@@ -100,7 +101,12 @@ _OVER = {
 
 _OVER_WHAT = {"mortality": "of the last day told", "deviation": "in the last hour", "trend": "in the last 24 hours"}
 
-_ALONE = {"missing": ("sensor_silent",), "silent": ("gateway_silent",), "stuck": ("sensor_stuck",)}
+_ALONE = {
+    "missing": ("sensor_silent",),
+    "silent": ("gateway_silent",),
+    "stuck": ("sensor_stuck",),
+    "disagree": ("sensor_disagrees",),
+}
 
 
 def direction_of(evidence: Evidence) -> int:
@@ -131,11 +137,16 @@ def explain(
     """
     if standing.state is WarningState.NORMAL:  # the last word about it: nobody shall run for that
         over = _OVER.get(standing.reason or Reason.BACK_IN_BAND, "is over")
+        if standing.reason is Reason.CANNOT_SAY and standing.evidence is not None and standing.evidence.why:
+            over = f"cannot be judged any more: {standing.evidence.why}"
         began = f" (out of course since {when})" if standing.since is not None else ""
         return Explanation(f"{where}: {_subject(rule)} {over}{began}.", (), _NO_CHECK)
     causes = _causes(rule, standing, also, earlier or {})
     check_first = _CHECKS.get(causes[0].cause, _LOOK) if causes else _LOOK
-    text = f"{where}: {_sentence(rule, standing)}, since {when}. {check_first}"
+    unknown = ""
+    if standing.unknown_since is not None and standing.evidence is not None and standing.evidence.why:
+        unknown = f"Whether it still is so cannot be said: {standing.evidence.why}. "
+    text = f"{where}: {_sentence(rule, standing)}, since {when}. {unknown}{check_first}"
     return Explanation(text, causes, check_first)
 
 
@@ -162,8 +173,8 @@ def _distinct(causes: Sequence[str]) -> list[str]:
 
 def _subject(rule: WarningRule) -> str:
     kind = kind_of(rule.name)
-    if kind in {"missing", "stuck"}:
-        return f"sensor {rule.signal}"
+    if kind in {"missing", "stuck", "disagree"}:
+        return f"sensor {rule.signal}" if rule.signal else "a sensor"
     return "the house" if kind == "silent" else _name(rule)
 
 
@@ -182,6 +193,8 @@ def _sentence(rule: WarningRule, standing: Standing) -> str:
     if kind == "stuck":
         value = "" if evidence is None else f" {_number(evidence.actual, evidence.unit)}"
         return f"{rule.signal} shows the same value{value} without a change"
+    if kind == "disagree":
+        return _disagreement(rule, evidence)
     if evidence is None or evidence.actual is None or evidence.expected is None:
         return f"{name} is out of its band"
     actual, expected = (_number(value, evidence.unit) for value in (evidence.actual, evidence.expected))
@@ -200,6 +213,13 @@ def _sentence(rule: WarningRule, standing: Standing) -> str:
             f" ({_number(evidence.low, None)} to {_number(evidence.high, evidence.unit)} is usual for this flock now)"
         )
     return f"{name} {over} is {size}{way} the expected: {actual} instead of {expected}{band}"
+
+
+def _disagreement(rule: WarningRule, evidence: Evidence | None) -> str:
+    if evidence is None or evidence.actual is None or evidence.expected is None:
+        return f"{_subject(rule)} disagrees with the others that measure the same, and is not believed"
+    actual, expected = (_number(value, evidence.unit) for value in (evidence.actual, evidence.expected))
+    return f"{_subject(rule)} shows {actual} where the others would have it show {expected}, and is not believed"
 
 
 def _size(evidence: Evidence) -> str:

@@ -120,7 +120,7 @@ def _pending(rule: WarningRule, standing: Standing, evidence: Evidence, at: date
     if _is_back(rule, evidence):
         return _moved(standing, WarningState.NORMAL, Reason.BACK_BEFORE_DELAY, at)
     if evidence.score is None:
-        return _cannot_say(standing, at, CANNOT_SAY_AFTER)
+        return _cannot_say(standing, evidence, at, CANNOT_SAY_AFTER)
     if at - since < timedelta(seconds=rule.on_delay_s) or not _is_over(evidence):
         return replace(standing, evidence=evidence, unknown_since=None), None
     return _moved(
@@ -140,7 +140,7 @@ def _pending(rule: WarningRule, standing: Standing, evidence: Evidence, at: date
 def _shown(rule: WarningRule, standing: Standing, evidence: Evidence, at: datetime) -> tuple[Standing, Reason | None]:
     off_delay = timedelta(seconds=rule.off_delay_s)
     if evidence.score is None:
-        return _cannot_say(standing, at, max(CANNOT_SAY_AFTER, off_delay))
+        return _cannot_say(standing, evidence, at, max(CANNOT_SAY_AFTER, off_delay))
     standing = replace(standing, unknown_since=None)
     if _is_back(rule, evidence):
         back_since = standing.back_since or at
@@ -161,8 +161,12 @@ def _shown(rule: WarningRule, standing: Standing, evidence: Evidence, at: dateti
     return replace(standing, evidence=evidence, back_since=None), None
 
 
-def _cannot_say(standing: Standing, at: datetime, patience: timedelta) -> tuple[Standing, Reason | None]:
+def _cannot_say(
+    standing: Standing, evidence: Evidence, at: datetime, patience: timedelta
+) -> tuple[Standing, Reason | None]:
     unknown_since = standing.unknown_since or at
+    if standing.evidence is not None:  # what was last measured stays; why nothing is measured now is said with it
+        standing = replace(standing, evidence=replace(standing.evidence, why=evidence.why))
     if at - unknown_since >= patience:
         return _moved(standing, WarningState.NORMAL, Reason.CANNOT_SAY, at)
     return replace(standing, unknown_since=unknown_since), None

@@ -17,6 +17,7 @@ from agent.alerts import alert, iso
 from agent.commands import End, Place
 from agent.domain import PUBLISHED_STATES, from_ms, to_ms
 from agent.errors import InputError, ReplayFileError
+from agent.peers import Peers
 from agent.quality import QualityJudge
 from agent.readings import EMPTY, HouseSplitter
 from agent.replay_files import read_events, read_flocks, spool_readings
@@ -186,6 +187,7 @@ class Replay:
         self._predictor = predictor
         self.quality = QualityJudge(config.signal)
         self._splitter = HouseSplitter()
+        self.peers = Peers(config.signal)
         self.watches = {
             house: HouseWatch(
                 house,
@@ -232,20 +234,32 @@ class Replay:
                     position = stop
                     break
                 block, position = next(blocks, EMPTY), 0
+            self._compare(at, results)
             due = [watch for watch in self.watches.values() if watch.matters(at)]
             if due:
                 judged += 1
                 for outcome in judge_instant(due, self._predictor, at, _MUCH_LATER):
                     results.add(outcome)
-        results.add_quality(self.quality.close(from_ms(end_ms)))
+        results.add_quality((*self.quality.close(from_ms(end_ms)), *self.peers.close(from_ms(end_ms))))
         return observed, judged
 
     def _observe(self, readings: Readings, results: _Results) -> None:
         judged, intervals = self.quality.judge(readings)
         results.add_quality(intervals)
-        for house, share in self._splitter.split(judged).items():
-            if house in self.watches:
-                self.watches[house].observe(share, 0.0)
+        self.peers.hear(judged)
+        shares = self._splitter.split(judged)
+        for house, watch in self.watches.items():
+            if house in shares:
+                watch.observe(shares[house], 0.0)
+            watch.note(intervals)
+
+    def _compare(self, at: datetime, results: _Results) -> None:
+        results.add_quality(
+            self.peers.compare(at, {watch.house: watch.day_number(at) for watch in self.watches.values()})
+        )
+        doubts = self.peers.doubts()
+        for watch in self.watches.values():
+            watch.doubt(doubts)
 
     def _command(self, at: datetime, house: str, command: FlockCommand) -> None:
         watch = self.watches.get(house)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from datetime import datetime
 
-    from agent.domain import WarningRule
+    from agent.domain import Doubt, QualityInterval, WarningRule
     from agent.readings import Readings
     from agent.signals import Signal
 
@@ -32,6 +32,14 @@ TOLD_BY_PEOPLE = frozenset({"dead", "culled"})
 NOTHING = Evidence(0.0)
 _QUALITIES = tuple(Quality)  # by number: an index costs a tenth of a call of the enum
 
+_FAULTS = {
+    Quality.STUCK: "is stuck",
+    Quality.OUT_OF_RANGE: "shows what cannot be",
+    Quality.JUMP: "jumps",
+    Quality.SUSPECT: "seems to send another unit",
+}
+_STILL_DOUBTED = 0.8  # within the deadband of its rule: it is over when its peers say so, after an hour
+
 
 @dataclass(slots=True)
 class _Sensor:
@@ -42,6 +50,8 @@ class _Sensor:
     quality: Quality | None = None  # None: not since the restart
     value: float = float("nan")
     bad_since_ms: int | None = None  # since when its quality has been what it is now, where that is not good
+    fault: QualityInterval | None = None  # what lasts, as its own series shows it
+    doubt: Doubt | None = None  # what lasts, as its peers show it
 
 
 class Sensors:
@@ -95,6 +105,34 @@ class Sensors:
             sensor.bad_since_ms = None if quality is Quality.GOOD else at_ms
         sensor.last_ms, sensor.quality, sensor.value = at_ms, quality, value
 
+    def note(self, interval: QualityInterval) -> None:
+        """Take note of an interval of bad quality that began or ended in one of the sensors."""
+        sensor = self._sensors.get(interval.key.signal)
+        if sensor is not None:
+            sensor.fault = interval if interval.to_ms is None else None
+
+    def doubt(self, name: str, doubt: Doubt | None) -> None:
+        """Take note that a sensor's peers show something else; None: no more."""
+        sensor = self._sensors.get(name)
+        if sensor is not None:
+            sensor.doubt = doubt
+
+    def why_unknown(self, signal: str, at: datetime) -> tuple[str, datetime] | None:
+        """Return why a base signal is not known at ``at``, and since when; None where its sensors are well."""
+        for name, sensor in self._sensors.items():
+            if base_of(name) != signal:
+                continue
+            if sensor.doubt is not None:
+                return f"{name} disagrees with the others", from_ms(sensor.doubt.since_ms)
+            quality, since_ms = sensor.quality, sensor.bad_since_ms
+            if sensor.fault is not None:  # it was noticed late, or one good reading is not enough to believe it
+                quality, since_ms = sensor.fault.quality, sensor.fault.from_ms
+            if quality in _FAULTS and since_ms is not None:
+                return f"{name} {_FAULTS[quality]}", from_ms(since_ms)
+            if self._silence(f"missing-{name}", sensor.last_ms, (name,), at):
+                return f"{name} is silent", from_ms(sensor.last_ms)
+        return None
+
     def is_quiet(self, monotonic: float) -> bool:
         """Tell whether nothing has come from this house for a while of real time."""
         return monotonic - self._heard_monotonic >= SILENCE_S
@@ -124,6 +162,7 @@ class Sensors:
                 silence = Evidence(None, why="no reading since the start, a moment ago")
             evidence[f"missing-{name}"] = silence or NOTHING
             evidence[f"stuck-{name}"] = self._stuck(name, sensor)
+            evidence[f"disagree-{name}"] = self._disagreement(name, sensor.doubt)
         return evidence
 
     def _interval_s(self, name: str) -> float | None:
@@ -151,5 +190,20 @@ class Sensors:
         if sensor.quality is not Quality.STUCK or sensor.bad_since_ms is None:
             return NOTHING
         signal = self._signal(SeriesKey(self._house, name))
-        since = from_ms(sensor.bad_since_ms) - timedelta(seconds=signal.stuck_after_s or 0)  # it was noticed so late
-        return Evidence(1.0, actual=sensor.value, unit=signal.unit, since=since)
+        since_ms = sensor.bad_since_ms
+        if sensor.fault is not None and sensor.fault.quality is Quality.STUCK:  # it was noticed late
+            since_ms = sensor.fault.from_ms
+        return Evidence(1.0, actual=sensor.value, unit=signal.unit, since=from_ms(since_ms))
+
+    def _disagreement(self, name: str, doubt: Doubt | None) -> Evidence:
+        if doubt is None:
+            return NOTHING
+        unit = self._signal(SeriesKey(self._house, name)).unit
+        return Evidence(
+            max(doubt.score, _STILL_DOUBTED),
+            doubt.reason,
+            actual=doubt.actual,
+            expected=doubt.expected,
+            unit=unit,
+            since=from_ms(doubt.since_ms),
+        )

@@ -39,6 +39,7 @@ class Signal:
     high: float | None = None
     jump_per_s: float | None = None  # a faster change than this, either way, is no house
     stuck_after_s: int | None = None  # the same value for this long is a frozen sensor; None: may well be constant
+    agree_within: float | None = None  # sensors of it in one house, or outside at all, differ by no more
     mistakes: tuple[Mistake, ...] = ()
     why_low: str = ""  # what it means that no value can be lower
 
@@ -48,13 +49,26 @@ _HOUR = 3600
 _RH = (Mistake(100, 1_000, "tenths of a percent"), Mistake(0, 1, "a fraction, not percent"))  # the former: seen [F1]
 _TENTHS_CEL = (Mistake(99.9, 450, "tenths of a degree"),)  # our judgement: 10 to 45 Cel; what is hotter is a wire
 
+# How far sensors of one kind may be apart beyond their usual difference (agent/peers.py). Our judgement throughout: ten
+# times what the makers promise (0.5 Cel, 2 %RH [S11]; 1.5 ppm NH3 [S14]), as a long house has places; outside more, for
+# a wall in the sun and a yard in the shade.
 CATALOGUE = {
     signal.name: signal
     for signal in (
         # DOL 114 measures -40..60 Cel with T63 = 6 min [S11]: a step of 20 K shows as at most 0.06 K/s. Our judgement:
         # 0.2, for probes that are three times as quick; -20..55 inside and -45..60 outside, wider than any house or
         # weather, narrower than what a broken wire shows
-        Signal("temperature", "Cel", _GAUGE, -20, 55, jump_per_s=0.2, stuck_after_s=12 * _HOUR, mistakes=_TENTHS_CEL),
+        Signal(
+            "temperature",
+            "Cel",
+            _GAUGE,
+            -20,
+            55,
+            jump_per_s=0.2,
+            stuck_after_s=12 * _HOUR,
+            agree_within=5,
+            mistakes=_TENTHS_CEL,
+        ),
         Signal(
             "outside_temperature",
             "Cel",
@@ -63,12 +77,25 @@ CATALOGUE = {
             60,
             jump_per_s=0.2,
             stuck_after_s=24 * _HOUR,
+            agree_within=8,
             mistakes=_TENTHS_CEL,
         ),
         # below 5 %RH is the mark of a broken sensor in the house computers' logic [S5]; with T63 = 20 s (DOL 114 [S11])
         # 3 %RH/s is a step of 60 %RH (our judgement: none is larger)
-        Signal("humidity", "%RH", _GAUGE, 5, 100, jump_per_s=3, stuck_after_s=24 * _HOUR, mistakes=_RH),
-        Signal("outside_humidity", "%RH", _GAUGE, 5, 100, jump_per_s=3, stuck_after_s=36 * _HOUR, mistakes=_RH),
+        Signal(
+            "humidity", "%RH", _GAUGE, 5, 100, jump_per_s=3, stuck_after_s=24 * _HOUR, agree_within=20, mistakes=_RH
+        ),
+        Signal(
+            "outside_humidity",
+            "%RH",
+            _GAUGE,
+            5,
+            100,
+            jump_per_s=3,
+            stuck_after_s=36 * _HOUR,
+            agree_within=30,
+            mistakes=_RH,
+        ),
         # fresh air has about 420 ppm; houses often show less [F1]: wrong zero. Asphyxia begins above 30,000 ppm [S74].
         # Without any fan it rises by 5 ppm/s (docs/sources.md); our judgement: 350, for small errors of the zero, and
         # 100 ppm/s, for breath or a burner's gas at the sensor
@@ -80,12 +107,13 @@ CATALOGUE = {
             30_000,
             jump_per_s=100,
             stuck_after_s=12 * _HOUR,
+            agree_within=1_000,
             mistakes=(Mistake(0.03, 3, "percent"),),  # the same range in percent
             why_low="fresh air has more, its zero is wrong",
         ),
         # DOL 53: 0 to 100 ppm, T50 < 30 s [S14]: even a step over the whole range shows as 2.3 ppm/s (our judgement:
         # twice that). Zero for days is normal on new litter [S61], so a constant proves nothing
-        Signal("ammonia", "ppm", _GAUGE, 0, 100, jump_per_s=5),
+        Signal("ammonia", "ppm", _GAUGE, 0, 100, jump_per_s=5, agree_within=15),
         # our judgement: several times what the fans of a house bring about; no manual of a sensor was found
         Signal("pressure", "Pa", _GAUGE, -100, 200, stuck_after_s=24 * _HOUR),
         # our judgement: far above the 4 m/s of tunnel ventilation [S32]

@@ -19,6 +19,7 @@ from agent.domain import (
     PUBLISHED_STATES,
     Evidence,
     Prediction,
+    Quality,
     Reason,
     SeriesKey,
     Severity,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from agent.clock import FarmDays
     from agent.commands import FlockCommand, WarningCommand
     from agent.config import RuleOverride
-    from agent.domain import Flock, FlockChange, WarningRule
+    from agent.domain import Doubt, Flock, FlockChange, QualityInterval, WarningRule
     from agent.manifest import Feature, Manifest, Output
     from agent.predict import Due, Predictor
     from agent.readings import Readings
@@ -137,6 +138,7 @@ class HouseWatch:
         self._losses: list[tuple[date, float]] = []  # dead and culled by farm date, as far as known
         self._removed: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None  # made when it is asked for
         self._fresh = False
+        self._doubted: set[str] = set()
 
     # --- what comes in
 
@@ -169,6 +171,31 @@ class HouseWatch:
         self._fresh = True
         if any(base_of(name) in TOLD_BY_PEOPLE for name in heard):
             self._removed = None
+
+    def note(self, intervals: Iterable[QualityInterval]) -> None:
+        """Take the intervals of bad quality that the readings just observed began or ended.
+
+        A sensor that is found stuck has been so for hours: what the windows hold of it since then is forgotten.
+        """
+        for interval in intervals:
+            if interval.key.house != self.house:
+                continue
+            self._sensors.note(interval)
+            if interval.quality is Quality.STUCK and interval.to_ms is None:
+                self.window.forget(interval.key.signal, interval.from_ms)
+
+    def doubt(self, doubts: Mapping[SeriesKey, Doubt]) -> None:
+        """Take which sensors are not believed because of their peers; all others are."""
+        mine = {key.signal: doubt for key, doubt in doubts.items() if key.house == self.house}
+        for name in self._doubted - mine.keys():
+            self.window.trust(name)
+            self._sensors.doubt(name, None)
+        for name, doubt in mine.items():
+            if name not in self._doubted:
+                self.window.doubt(name, doubt.since_ms)
+            self._sensors.doubt(name, doubt)
+        self._fresh = self._fresh or self._doubted != mine.keys()
+        self._doubted = set(mine)
 
     def apply(self, command: FlockCommand, at: datetime) -> FlockChange:
         """Do a flock command.
@@ -326,7 +353,8 @@ class HouseWatch:
             is_later = name in self._spans and name not in turn
             if is_later and applies and before.state is not WarningState.SHELVED:
                 return before, None
-            evidence = Evidence(None, why="nothing measured it")
+            why = self._why_unknown(_signal_of(name), at) if name in self._spans else None
+            evidence = Evidence(None, why=why or "nothing measured it")
         after, reason = judging.judge(rule, before, evidence, at, applies=applies)
         if reason is not None and self.life.flock is not None:
             after = replace(after, flock=after.flock or self.life.flock.flock)
@@ -365,7 +393,7 @@ class HouseWatch:
                 name = f"{_kind_of_horizon(length_s)}-{feature.signal}"
                 quantiles = result.outputs[output.name][output.horizons.index(result.horizon)]
                 scale = self._scale(feature, context, at)
-                evidence[name] = self._held_against(name, output, feature, quantiles, actual, scale, result)
+                evidence[name] = self._held_against(name, output, feature, quantiles, actual, scale, result, at)
                 if self._has_turned(name, evidence[name]):
                     evidence[name] = replace(evidence[name], score=0.0)
                 if self._is_told_already(name, at):
@@ -418,6 +446,7 @@ class HouseWatch:
         actual: Measured,
         scale: float,
         result: HouseResult,
+        at: datetime,
     ) -> Evidence:
         """Return the evidence of one measured value against one expectation."""
         low, middle, high = (float(quantiles[output.quantiles.index(q)]) for q in (0.1, 0.5, 0.9))
@@ -434,15 +463,27 @@ class HouseWatch:
         )
         known = result.inputs.known_share(feature.signal, horizon_s(result.horizon or "") or 0)
         if known < KNOWN_SHARE:
-            return replace(common, why=f"only {known:.0%} of its course so far was measured")
+            why = self._why_unknown(feature.signal, at) or f"only {known:.0%} of its course so far was measured"
+            return replace(common, why=why)
         if not np.isfinite(actual.value):
-            return replace(common, why=f"only {actual.coverage:.0%} of it was measured")
+            why = self._why_unknown(feature.signal, at) or f"only {actual.coverage:.0%} of it was measured"
+            return replace(common, why=why)
         limits = output.judge or _DEFAULT_JUDGE
         off = actual.value - middle
         half = max((middle - low) if off < 0 else (high - middle), limits.floor, _SMALLEST_HALF_BAND)
         limit = (limits.low if off < 0 else limits.high) * (rule.threshold if rule else 1.0)
         score = abs(off) / half / limit
         return replace(common, score=score, actual=actual.value * scale, severity=_severity_of(score, rule))
+
+    def _why_unknown(self, signal: str, at: datetime) -> str | None:
+        """Return why a signal cannot be judged, where a sensor's fault is why."""
+        found = self._sensors.why_unknown(signal, at)
+        return None if found is None else f"{found[0]} since {self._told_time(found[1], at)}"
+
+    def _told_time(self, since: datetime, at: datetime) -> str:
+        """Return a time in the farm's own, with its date where that is not plain."""
+        local = since.astimezone(self.days.zone)
+        return f"{local:%H:%M}" if at - since < timedelta(hours=20) else f"{local:%H:%M on %-d %B}"
 
     def _mortality(self, at: datetime) -> dict[str, Evidence]:
         """Return the day's losses against the threshold and against the days before."""
@@ -533,8 +574,7 @@ class HouseWatch:
         flock = self.life.flock
         age = self.day_number(at)
         where = self.house if flock is None else f"{self.house}, flock {flock.flock}, day {age}"
-        since = (standing.since or at).astimezone(self.days.zone)
-        when = f"{since:%H:%M}" if at - (standing.since or at) < timedelta(hours=20) else f"{since:%H:%M on %-d %B}"
+        when = self._told_time(standing.since or at, at)
         words = explain(rule, standing, self._also(name), where, when, self._also(name, before=standing.since or at))
         return WarningEvent(
             at=at,

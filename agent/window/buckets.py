@@ -109,6 +109,36 @@ class Ring:
         self.last_ms[where] = np.where(later, newest, self.last_ms[where])
         self.dirty[where] = True
 
+    def empty(self, row: int, number: int) -> tuple[int, float] | None:
+        """Take out what a bucket holds, and return how many values that were, and their sum; None: none."""
+        slot = number % self.size
+        n = int(self.n[row, slot])
+        if n == 0:
+            return None
+        self.n[row, slot] = 0
+        self.dirty[row, slot] = True
+        return n, float(self.sum[row, slot])
+
+    def subtract(self, row: int, number: int, n: int, amount: float, *, rest: tuple[float, float] | None) -> None:
+        """Take ``n`` values that add up to ``amount`` out of a bucket; ``rest``: least and most of those that stay."""
+        if self.head is None or not self.head - self.size < number <= self.head:
+            return
+        slot = number % self.size
+        left = int(self.n[row, slot]) - n
+        self.dirty[row, slot] = True
+        self.n[row, slot] = max(left, 0)
+        self.sum[row, slot] -= amount
+        if rest is not None:
+            self.min[row, slot], self.max[row, slot] = rest
+
+    def extremes(self, row: int, first: int, last: int) -> tuple[float, float] | None:
+        """Return the least and the most of some buckets, both ends included; None unless all are kept and some hold."""
+        if self.head is None or first <= self.head - self.size:
+            return None
+        slots = np.arange(first, min(last, self.head) + 1) % self.size
+        slots = slots[self.n[row, slots] > 0]
+        return (float(self.min[row, slots].min()), float(self.max[row, slots].max())) if len(slots) else None
+
     def exported(self) -> Iterator[tuple[int, int, int]]:
         """Yield (row, number, slot) of what changed since the last time, and forget that it did."""
         if self.head is None:

@@ -125,6 +125,7 @@ class Window:
         self._keys: tuple[SeriesKey, ...] = ()
         self._rows_of_keys = np.empty(0, np.intp)
         self._plans: dict[int, tuple[object, Plan]] = {}
+        self._doubted: set[int] = set()  # rows of sensors that are not believed now
         self._day_starts: dict[int, int] = {}  # ordinal of a farm day -> its first instant
 
     # --- what comes in
@@ -134,6 +135,8 @@ class Window:
         rows = self._rows(readings.keys)[readings.key]
         keep = (rows >= 0) & (readings.quality == Quality.GOOD) & np.isfinite(readings.value)
         keep &= readings.at_ms <= readings.received_ms + FUTURE_MS
+        if self._doubted:
+            keep &= ~np.isin(rows, list(self._doubted))
         which = np.flatnonzero(keep)
         if len(which) == 0:
             return
@@ -141,6 +144,31 @@ class Window:
         row, at_ms, value = rows[which], readings.at_ms[which], readings.value[which]
         elapsed_s = self._note_times(row, at_ms)
         self._put(row, at_ms, self._measured(row, value, elapsed_s), value)
+
+    def forget(self, name: str, from_ms: int) -> None:
+        """Take back what a sensor measured from ``from_ms`` on: it has turned out to be untrue.
+
+        As far as the fine steps reach, 14 days; a farm day keeps what its other hours measured.
+        """
+        row, head = self._row.get(name), self._fine.head
+        if row is None or head is None:
+            return
+        for number in range(max(-(-from_ms // BUCKET_MS), head - self._fine.size + 1), head + 1):
+            taken = self._fine.empty(row, number)
+            if taken is not None:
+                day = self._day_of(number * BUCKET_MS)
+                first, last = -(-(self._start_of(day) + 1) // BUCKET_MS), self._start_of(day + 1) // BUCKET_MS
+                self._daily.subtract(row, day, *taken, rest=self._fine.extremes(row, first, last))
+
+    def doubt(self, name: str, since_ms: int) -> None:
+        """Believe a sensor no more: neither what it measured since then nor what comes."""
+        self.forget(name, since_ms)
+        if base_of(name) in self._signals:
+            self._doubted.add(self._row_of(name))
+
+    def trust(self, name: str) -> None:
+        """Believe a sensor again, from its next reading on."""
+        self._doubted.discard(self._row.get(name, -1))
 
     def load(self, buckets: Iterable[Bucket], rhythms_s: Mapping[str, float] | None = None) -> None:
         """Take back what ``take_changed`` gave, and the rhythms that ``rhythms_s`` told, after a restart.
