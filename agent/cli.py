@@ -35,13 +35,14 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         verb: The verb that is called, where it is known: only the package that brings it is then imported. None brings
             in every package, for help and for the documentation's test.
     """
-    from agent import verbs  # noqa: PLC0415  # the verbs' own imports are what makes the command slow to start
+    from agent import data, verbs  # noqa: PLC0415  # the verbs' own imports are what makes the command slow to start
 
     text = "Watches the houses of a broiler farm: reads sensors over MQTT, warns early, loses nothing."
     parser: argparse.ArgumentParser = _Parser(prog="flockwatch", description=text)
     parser.add_argument("--version", action="version", version=f"flockwatch {importlib.metadata.version('flockwatch')}")
     subparsers: Subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     verbs.add_verbs(subparsers)
+    data.add_data(subparsers)
     if verb in subparsers.choices:
         return parser
     others = {entry_point.name: entry_point for entry_point in importlib.metadata.entry_points(group=PLUGIN_GROUP)}

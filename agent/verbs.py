@@ -210,11 +210,11 @@ def _add_flock(subparsers: Subparsers) -> None:
     record.add_argument("--culled", type=int, default=0)
     thin = action("thin", "birds were taken out alive, the rest stay")
     thin.add_argument("--birds", type=int, required=True)
-    thin.add_argument("--at", type=_instant, help="when (default: now)")
+    thin.add_argument("--at", type=instant, help="when (default: now)")
     state = action("state", "what goes on in the house")
     state.add_argument("state", choices=("empty", "preheat", "active", "catching", "thinned", "washing"))
     end = action("end", "the birds are gone")
-    end.add_argument("--at", type=_instant, help="when (default: now)")
+    end.add_argument("--at", type=instant, help="when (default: now)")
     end.add_argument("--slaughter-weight-g", type=float, help="the mean live weight at slaughter")
     listing = actions.add_parser("list", help="list the flocks")
     add_config(listing)
@@ -362,7 +362,12 @@ def _date(text: str) -> date:
         raise argparse.ArgumentTypeError(message) from e
 
 
-def _instant(text: str) -> datetime:
+def instant(text: str) -> datetime:
+    """Return the time that an argument names; for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: it names none, or has no zone.
+    """
     try:
         at = datetime.fromisoformat(text)
     except ValueError as e:

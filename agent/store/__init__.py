@@ -30,6 +30,8 @@ One agent writes: a lock file sees to it. Readers are other processes; in WAL mo
 | ``index``, ``prune``, ``restore`` | its three larger parts |
 | ``reader`` | ``StoreReader``, ``sealed_watermarks`` |
 | ``salvage`` | what can still be read of a damaged file |
+| ``tables`` | what lies in the databases, for people |
+| ``care``, ``recover`` | a whole file: snapshot, vacuum, a new life; what a damaged one still holds |
 | ``file`` | opening, locking, migrating, transactions, errors with their remedies |
 | ``rows`` | columns of the lake, SQL texts, domain objects to rows and back |
 

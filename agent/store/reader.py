@@ -105,6 +105,16 @@ class StoreReader:
         with named_errors(self._path, "read"):
             return last_seq_of(self._db, stream)
 
+    def first_seq(self, stream: str) -> int:
+        """Return the number of the oldest row of a stream that is still here, 1 where there is none.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with named_errors(self._path, "read"):
+            found = self._db.execute(f"SELECT min(seq) FROM {stream}").fetchone()[0]  # noqa: S608  # one of STREAMS
+        return 1 if found is None else int(found)
+
     def rows(self, stream: str, first_seq: int, last_seq: int) -> dict[str, list[Any]]:
         """Return the rows ``first_seq`` to ``last_seq`` (inclusive) of a stream in the columns of ``LAKE_COLUMNS``.
 

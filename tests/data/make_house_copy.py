@@ -80,7 +80,9 @@ def fill(store: Store) -> None:
         predictions=[made],
         flock_changes=[
             FlockChange(NOW - timedelta(days=19), "place", "house1", HouseState.ACTIVE, flock, {"by": None}),
-            FlockChange(NOW, "thin", "house1", HouseState.THINNED, thinned, {"birds": 4000}),
+            FlockChange(
+                NOW, "thin", "house1", HouseState.THINNED, thinned, {"at": NOW.isoformat(), "birds": 4000, "by": "Anna"}
+            ),
         ],
         events=[Event(NOW, "quality", "house2", "temperature", NOW, None, {"quality": "stuck", "reason": "flat"})],
         buckets=[
