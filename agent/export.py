@@ -16,7 +16,7 @@ from agent.domain import HouseState, from_ms, to_ms
 from agent.errors import InputError, UsageError
 from agent.history import Columns, lake_objects, read_object, write_objects
 from agent.replay_files import EVENTS_HEADER, FLOCKS_HEADER, READINGS_HEADER
-from agent.store import LAKE_COLUMNS, StoreReader, sealed_watermarks
+from agent.store import LAKE_COLUMNS, StoreReader
 from agent.store.tables import Selection
 
 if TYPE_CHECKING:
@@ -107,27 +107,34 @@ def export_replay(config: Config, out: Path, selection: Selection) -> Exported:
 
 
 def _blocks(config: Config, stream: str, selection: Selection, done: Exported) -> Iterator[Columns]:
-    """Yield the wanted rows of a stream: what is sealed from the local lake, by date, then the rest from house.db."""
+    """Yield the wanted rows of a stream: what is sealed from the local lake, by date, then the rest from house.db.
+
+    Sealed ranges follow each other without a gap, and all but the newest are whole. Of the newest some objects may be
+    missing (a seal is under way, or a crash came between them): house.db still has the rows that are in none.
+    """
     with StoreReader.open(config.data.house_db) as store:
         objects = lake_objects(config.data.lake, stream)
         ours = [one for one in objects if (one.gateway, one.generation) == (store.gateway, store.generation)]
-        marks = sealed_watermarks(config.data.sync_db, store.generation)
-        # without sync.db the newest range may be half written: house.db has its rows, as nothing is pruned then
-        certain = max((one.first_seq for one in ours), default=1) - 1
-        sealed_seq = certain if marks is None else marks.get(stream, 0)
+        newest_seq = max((one.first_seq for one in ours), default=store.first_seq(stream))
         names = [name for name, _ in LAKE_COLUMNS[stream]]
         days = _days(selection)
+        in_newest: set[int] = set()
         for one in objects:
-            if (one in ours and one.last_seq > sealed_seq) or not days[0] <= one.day <= days[1]:
+            if not days[0] <= one.day <= days[1]:
                 continue
             try:
                 for block in read_object(one.path, names):
                     yield _selected(block, selection)
+                    if one in ours and one.first_seq == newest_seq:
+                        in_newest.update(block["seq"])
             except InputError as e:
                 done.left_out.append(str(e))
         last_seq = store.last_seq(stream)
-        for first in range(max(sealed_seq + 1, store.first_seq(stream)), last_seq + 1, BLOCK_SEQS):
-            yield _selected(store.rows(stream, first, min(first + BLOCK_SEQS - 1, last_seq)), selection)
+        for first in range(max(newest_seq, store.first_seq(stream)), last_seq + 1, BLOCK_SEQS):
+            block = store.rows(stream, first, min(first + BLOCK_SEQS - 1, last_seq))
+            if not in_newest.isdisjoint(block["seq"]):
+                block = _taken(block, [i for i, seq in enumerate(block["seq"]) if seq not in in_newest])
+            yield _selected(block, selection)
 
 
 def _days(selection: Selection) -> tuple[date, date]:
@@ -155,7 +162,11 @@ def _selected(block: Columns, selection: Selection) -> Columns:
     chosen = list(chosen)
     if len(chosen) == len(at_ms):
         return block
-    return {name: [column[i] for i in chosen] for name, column in block.items()}
+    return _taken(block, chosen)
+
+
+def _taken(block: Columns, which: Sequence[int]) -> Columns:
+    return {name: [column[i] for i in which] for name, column in block.items()}
 
 
 def _counted(blocks: Iterable[Columns], done: Exported) -> Iterator[Columns]:
