@@ -88,9 +88,9 @@ def snapshot(path: Path, target: Path, *, with_readings: bool) -> dict[str, str]
             meta = dict(db.execute("SELECT key, value FROM source.meta"))
             observed, seen = int(meta["observed_seq"]), int(meta["seen_seq"])
             oldest = db.execute("SELECT min(seq) FROM source.readings").fetchone()[0]
-            before = max(observed, seen) if oldest is None else oldest - 1
+            before = max(observed, seen) if oldest is None else oldest - 1  # the last row that does not go along
             if not with_readings:
-                before = observed
+                before = max(before, observed)
             for table in _tables(db):
                 if table not in {*LEFT_OUT, "readings", "slots", "meta"}:
                     _copy(db, table)
@@ -99,8 +99,8 @@ def snapshot(path: Path, target: Path, *, with_readings: bool) -> dict[str, str]
                 shifted = "SELECT slot, first_seq - :before, last_seq - :before FROM source.slots"
                 db.execute(f"INSERT INTO main.slots {shifted}", {"before": before})
             else:
-                _raise_highs(db, seen, observed)
-                seen = observed
+                _raise_highs(db, seen, before)
+                seen = before
             meta |= {"observed_seq": str(max(0, observed - before)), "seen_seq": str(max(0, seen - before))}
             meta.pop("health", None)
             db.executemany(SET_META, meta.items())
