@@ -309,6 +309,8 @@ class QualityJudge:
         """Take the limits of each series from ``signal``: the catalogue with what the house says otherwise."""
         self._signal = signal
         self._series: dict[SeriesKey, _Series] = {}
+        self._keys: tuple[SeriesKey, ...] | None = None  # of the last block, and what is remembered of each
+        self._of_keys: list[_Series] = []
         self._known = Known()
 
     def judge(self, readings: Readings) -> tuple[Readings, list[QualityInterval]]:
@@ -319,7 +321,9 @@ class QualityJudge:
         """
         if not len(readings):
             return readings, []
-        series = list(map(self._of, readings.keys))
+        if readings.keys is not self._keys:
+            self._keys, self._of_keys = readings.keys, list(map(self._of, readings.keys))
+        series = self._of_keys
         intervals: list[QualityInterval] = []
         columns = (readings.key.tolist(), readings.at_ms.tolist(), readings.value.tolist(), repeat(intervals))
         judged = [series[key].judge(at_ms, value, into) for key, at_ms, value, into in zip(*columns, strict=False)]

@@ -53,8 +53,8 @@ class Readings:
 class HouseSplitter:
     """Splits blocks of readings by house.
 
-    House computers say the same signals each time, so most blocks have the keys of the one before: what follows from
-    keys is worked out once, and equal keys are one and the same tuple, so that others can do so too.
+    What follows from keys is worked out once, as long as they stay the same; and a house whose own keys stay the same
+    gets one and the same tuple, so that others can do so too.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class HouseSplitter:
 
     def split(self, readings: Readings) -> dict[str, Readings]:
         """Return the readings of each house that occurs, in their order of arrival."""
-        if readings.keys != self._keys:
+        if readings.keys is not self._keys:
             self._learn(readings.keys)
         house = self._house[readings.key]
         order = np.argsort(house, kind="stable")
@@ -107,8 +107,13 @@ EMPTY = Readings(
 
 @dataclass(slots=True)
 class ReadingsBuilder:
-    """Collects readings one by one; appending to lists costs a tenth of making small arrays."""
+    """Collects readings one by one; appending to lists costs a tenth of making small arrays.
 
+    The blocks of one builder number their series alike, and have one and the same ``keys`` as long as no new series
+    comes: what follows from keys alone need not be worked out for each block.
+    """
+
+    _keys: tuple[SeriesKey, ...] = ()
     _index: dict[SeriesKey, int] = field(default_factory=dict)
     _key: list[int] = field(default_factory=list)
     _value: list[float] = field(default_factory=list)
@@ -155,12 +160,14 @@ class ReadingsBuilder:
         self._received_ms.append(received_ms)
 
     def build(self) -> Readings:
-        """Return what was collected, every quality GOOD until judged but for what its sender doubts."""
+        """Return what was collected, every quality GOOD until judged but for what its sender doubts; begin anew."""
         quality = np.full(len(self._key), Quality.GOOD, np.uint8)
         for index, doubt in self._doubted:
             quality[index] = doubt
-        return Readings(
-            tuple(self._index),
+        if len(self._keys) < len(self._index):
+            self._keys = tuple(self._index)
+        readings = Readings(
+            self._keys,
             np.array(self._key, np.int32),
             np.repeat(np.array(self._at_ms, np.int64), self._count),
             np.array(self._value, np.float64),
@@ -168,3 +175,7 @@ class ReadingsBuilder:
             np.repeat(np.array(self._time_quality, np.uint8), self._count),
             np.repeat(np.array(self._received_ms, np.int64), self._count),
         )
+        for column in (self._key, self._value, self._count, self._at_ms, self._time_quality, self._received_ms):
+            column.clear()
+        self._doubted.clear()
+        return readings

@@ -136,7 +136,7 @@ class _Batch:
 
     arrival: Arrival
     is_redelivered: Callable[[Message], bool]
-    builder: ReadingsBuilder = field(default_factory=ReadingsBuilder)
+    builder: ReadingsBuilder
     rejected: list[Rejected] = field(default_factory=list)
     counts: Counter[Refusal] = field(default_factory=Counter)
     arrivals: list[Message] = field(default_factory=list)
@@ -165,6 +165,7 @@ class Decoder:
         for source in config.source:
             self._add_source(source)
         self._places: dict[str, _Place] = {}
+        self._builder = ReadingsBuilder()
         self._measures: dict[tuple[SeriesKey, str], _Measure] = {}
         self.guard = SeriesGuard(frozenset(house.id for house in config.house))
         for key in known:
@@ -212,7 +213,7 @@ class Decoder:
         it, as its readings are in the store already. Values of one topic without a time that arrive within one
         millisecond are spread over the following ones, since (house, signal, at) is what tells readings apart.
         """
-        batch = _Batch(Arrival(self._zone, clock_trusted), is_redelivered)
+        batch = _Batch(Arrival(self._zone, clock_trusted), is_redelivered, self._builder)
         for message in messages:
             if message.retain:
                 batch.counts[Refusal.RETAINED] += 1

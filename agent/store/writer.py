@@ -95,6 +95,8 @@ class Store:
         self._series = {SeriesKey(house, signal): number for house, signal, number in series}
         self._index = Index(db)
         self._pruner = Pruner(db, self._index, self._transaction)
+        self._known_keys: tuple[SeriesKey, ...] | None = None  # all of which are stored series, of these numbers
+        self._known_ids: Longs = np.empty(0, np.int64)
         self._unacknowledged = set(db.execute("SELECT mid, digest FROM unacknowledged"))
         self._acknowledged = False
         self._conflicts_of_hour = (0, 0)  # hour, recorded in it
@@ -253,6 +255,8 @@ class Store:
 
     def _ids_of(self, readings: Readings) -> tuple[Longs, list[tuple[int, str, str]]]:
         """Return the number of each key's series, and the rows (number, house, signal) of those that are not stored."""
+        if readings.keys is self._known_keys:
+            return self._known_ids, []
         numbers = [self._series.get(key, 0) for key in readings.keys]
         added: list[tuple[int, str, str]] = []
         if 0 in numbers:
@@ -261,7 +265,10 @@ class Store:
                 if numbers[i] == 0 and i in used:
                     numbers[i] = len(self._series) + len(added) + 1
                     added.append((numbers[i], key.house, key.signal))
-        return np.array(numbers, np.int64), added
+        ids = np.array(numbers, np.int64)
+        if not added and ids.all():
+            self._known_keys, self._known_ids = readings.keys, ids
+        return ids, added
 
     def _conflict_rows(
         self, readings: Readings, verdict: Verdict, at_ms: int

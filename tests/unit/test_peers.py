@@ -20,6 +20,7 @@ OTHER = SeriesKey("house2", "temperature")
 OUTSIDE = tuple(SeriesKey(f"house{n}", "outside_temperature") for n in (1, 2, 3))
 AGES = {"house1": 20, "house2": 20, "house3": 21}
 
+
 def day(hours: float) -> float:
     """Return a house's temperature in the course of a day."""
     return 25 + 2 * math.sin(2 * math.pi * hours / 24)

@@ -50,3 +50,18 @@ def test_a_house_that_says_the_same_signals_again_has_the_same_keys() -> None:
     assert second["house1"].keys is first["house1"].keys
     assert second["house2"].keys is not first["house2"].keys
     assert splitter.split(block([("house1", "co2", 3, 700.0)]))["house1"].keys is first["house1"].keys
+
+
+def test_the_blocks_of_one_builder_number_their_series_alike() -> None:
+    builder = ReadingsBuilder()
+
+    def next_block(*houses: str) -> Readings:
+        for house in houses:
+            builder.add(SeriesKey(house, "co2"), 1, 700.0, TimeQuality.SENDER, 2)
+        return builder.build()
+
+    first, second, third = next_block("house1", "house2"), next_block("house2"), next_block("house3")
+    assert second.keys is first.keys
+    assert second.key.tolist() == [1]
+    assert third.keys == (*first.keys, SeriesKey("house3", "co2"))
+    assert [len(first), len(second), len(third)] == [2, 1, 1]
