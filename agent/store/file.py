@@ -126,6 +126,16 @@ def migrations() -> list[str]:
     return [file.read_text(encoding="utf-8") for file in files]
 
 
+def statements(script: str) -> Iterator[str]:
+    """Yield the statements of a script one by one: ``executescript`` would end the transaction around them."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
 def new_generation() -> str:
     """Return a random name for a database, 8 hex digits."""
     return secrets.token_hex(4)
@@ -140,14 +150,11 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
             "start the newer program that wrote it, or give another [data] directory"
         )
         raise StoreError(message)
-    if version == len(scripts):
-        return
-    import sqlite_utils  # noqa: PLC0415 - 0.1 s and 10 MB that only a first start and an update need
-
-    database = sqlite_utils.Database(db, recursive_triggers=False, execute_plugins=False)
+    # not by sqlite-utils, which the data verbs use: its 10 MB would stay for as long as the first agent of a gateway runs
     for number, script in enumerate(scripts[version:], version + 1):
-        with database.atomic():
-            database.executescript(script)
+        with transaction(db, path, f"bring it to version {number}"):
+            for statement in statements(script):
+                db.execute(statement)
             if number == 1:
                 names = {"gateway": secrets.token_hex(6), "generation": new_generation()}
                 db.executemany(SET_META, [*names.items(), ("observed_seq", "0"), ("seen_seq", "0")])

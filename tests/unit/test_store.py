@@ -738,9 +738,8 @@ def test_a_record_that_fails_leaves_nothing_behind(store: Store, path: Path) -> 
     assert len(records(path, "warnings")) == 1
 
 
-def test_an_ordinary_start_loads_no_migration_tools(path: Path) -> None:
-    """sqlite-utils takes 0.1 s and 10 MB: only a first start and an update pay for it."""
-    Store.open(path).close()
+def test_no_start_loads_the_tools_of_the_data_verbs(path: Path) -> None:
+    """sqlite-utils takes 0.1 s and 10 MB, which would stay in the agent; not even a first start pays for it."""
     code = "import sys, pathlib; from agent.store import Store; Store.open(pathlib.Path(sys.argv[1])).close();"
     code += "print('sqlite_utils' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
