@@ -150,7 +150,7 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
             "start the newer program that wrote it, or give another [data] directory"
         )
         raise StoreError(message)
-    # not by sqlite-utils, which the data verbs use: its 10 MB would stay for as long as the first agent of a gateway runs
+    # not by sqlite-utils, which the data verbs use: its 10 MB would stay as long as the first agent of a gateway runs
     for number, script in enumerate(scripts[version:], version + 1):
         with transaction(db, path, f"bring it to version {number}"):
             for statement in statements(script):
