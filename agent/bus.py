@@ -1,8 +1,9 @@
 """The MQTT side of the house, and the only paho: inbox, acknowledgements, retained states, last will.
 
 Two threads meet here. paho's network thread runs the ``_on_…`` callbacks: it puts messages into the inbox and notes how
-the connection stands. The main thread runs everything else. They share a queue, a queue of wake-ups, and plain numbers
-of which each has one writer, so there are no locks.
+the connection stands. It waits for nothing but room in the inbox, and then the broker waits, too (TCP). The main thread
+runs everything else. They share a queue, a queue of wake-ups, and plain numbers of which each has one writer, so there
+are no locks.
 
 Nothing is acknowledged before the caller says so, and only on the connection by which it came: after a reconnect the
 broker sends what was not acknowledged again, and its packet ids may mean other messages.
@@ -50,6 +51,9 @@ QUIET_SHARE: Final = 0.5  # of a turn's interval: if nothing came for so long, t
 BYTES_AT_ONCE: Final = (
     500_000  # of payload in one turn: some 30,000 readings of a backlog, and 10 MB while they are taken
 )
+INBOX_MESSAGES: Final = 2 * RECEIVE_MAXIMUM  # in the inbox, at the most; and
+INBOX_BYTES: Final = 4_000_000  # of payload
+ROOM_LOOKED_FOR_S: Final = 1.0  # by a network thread that waits for room: it may be closing time
 QOS0_SHARE: Final = 1_000  # QoS 0 messages in the inbox; nothing else bounds those, so what comes on top is dropped
 LARGEST_PACKET: Final = 1_048_576  # bytes; the broker keeps larger ones to itself
 LARGEST_PAYLOAD: Final = (
@@ -131,8 +135,9 @@ class Bus:
         self._urgent_prefix = mqtt.topic_prefix + "/"  # only commands come in below our own prefix
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._put = self._put_qos0 = 0  # network thread's
-        self._taken = self._taken_qos0 = 0  # main thread's
+        self._put = self._put_qos0 = self._put_bytes = 0  # network thread's
+        self._taken = self._taken_qos0 = self._taken_bytes = 0  # main thread's
+        self._room = threading.Event()  # set when messages were taken
         self._full = 0  # main thread's: the number in the inbox at which it wants to be woken; 0 while it is awake
         self._window = BrokerWindow()  # main thread's
         self._window_of = 0  # the connection that it was learnt on
@@ -203,6 +208,8 @@ class Bus:
             if size >= BYTES_AT_ONCE:
                 break
         self._taken += len(messages)
+        self._taken_bytes += size
+        self._room.set()
         acknowledgeable = [message for message in messages if message.qos > 0]
         self._taken_qos0 += len(messages) - len(acknowledgeable)
         if timeout_s > 0:
@@ -289,6 +296,7 @@ class Bus:
         """Say "offline" and leave; the broker keeps the session and what comes in meanwhile."""
         self._send_waiting()
         self._closing = True
+        self._room.set()
         if self._ready and self._health_topic is not None:
             goodbye = self._client.publish(self._health_topic, OFFLINE, qos=1, retain=True)
             # paho raises where it could not even queue it: then the last will says the same
@@ -450,10 +458,11 @@ class Bus:
             topic = message.topic
         except UnicodeDecodeError:  # no broker should let it pass; the decoder refuses it as an unknown topic
             topic = ""
+        payload = bytes(message.payload[:LARGEST_PAYLOAD])
         self._inbox.put(
             Message(
                 topic,
-                bytes(message.payload[:LARGEST_PAYLOAD]),
+                payload,
                 qos,
                 message.mid,
                 message.dup,
@@ -464,8 +473,27 @@ class Bus:
             )
         )
         self._put += 1
+        self._put_bytes += len(payload)
         if self._put - self._taken == self._full or topic.startswith(self._urgent_prefix):
             self._wakes.put(None)
+        if self._is_full():
+            self._await_room()
+
+    def _is_full(self) -> bool:
+        """Tell whether the inbox holds as much as it may."""
+        return self._put - self._taken >= INBOX_MESSAGES or self._put_bytes - self._taken_bytes >= INBOX_BYTES
+
+    def _await_room(self) -> None:
+        """Let the broker wait, by reading nothing more, until messages were taken.
+
+        mosquitto 2.0.11 does not keep to what we ask for: once a backlog flows, each acknowledgement lets it send
+        several messages ahead, and the inbox would grow with the backlog.
+        """
+        self._wakes.put(None)
+        while self._is_full() and not self._closing:
+            self._room.clear()
+            if self._is_full():  # else it was emptied just before we cleared
+                self._room.wait(ROOM_LOOKED_FOR_S)
 
 
 @dataclass(slots=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from agent.clock import SimulatedClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,10 +70,10 @@ class Bench:
     cost: Callable[[int], Cost]
     pss_mb: Callable[[int], float]
 
-    def gateway(self, houses: int) -> Gateway:
-        """Make an installation of so many houses, with both shipped bundles."""
+    def gateway(self, houses: int, settings: str = "") -> Gateway:
+        """Make an installation of so many houses, with both shipped bundles and further lines of agent.toml."""
         names = tuple(f"house{i + 1}" for i in range(houses))
-        return self.make_gateway(self.broker.port, houses=names, models=SHIPPED)
+        return self.make_gateway(self.broker.port, houses=names, models=SHIPPED, settings=settings)
 
     def floor(self, gateway: Gateway, messages: int) -> Program:
         """Start a client that acknowledges in its callback, does nothing else, and says "done" after ``messages``."""
@@ -155,6 +159,36 @@ def test_a_wide_site(bench: Bench, table: Table) -> None:
     table.note(f"{what}: CPU a reading", f"{used.ours.cpu_s / seconds / 5_000 * 1e6:.1f} us")
     table.note(f"{what}: share of one core", f"{used.ours.cpu_s / seconds:.1%}")
     table.note(f"{what}: PSS", f"{used.memory_mb:.1f} MB")
+
+
+def test_memory_over_a_day(bench: Bench, table: Table) -> None:
+    """Twenty houses of sixty signals each second, sixty times as fast as on a farm, with sync beside the agent.
+
+    BENCH_HOURS (1) are simulated; the whole day that the goal speaks of takes 24 minutes.
+    """
+    hours, speed = float(os.environ.get("BENCH_HOURS", "1")), 60
+    gateway = bench.gateway(20, settings="[store]\ncommit_interval_s = 0.05\n")  # 3 s of the farm
+    start = datetime(2026, 11, 1, tzinfo=UTC)
+    epoch = time.time() + 5
+    clock = ("--simulated-clock", str(SimulatedClock(start, epoch, speed)))
+    agent, sync = gateway.agent(*clock), gateway.start("sync", *clock)
+    time.sleep(max(0.0, epoch - time.time()))
+    orders = {"houses": 20, "signals": 60, "flat": True, "rate": 20 * speed, "step_ms": 1_000}
+    count = int(hours * 3_600) * 20
+    publisher = bench.send(gateway, count=count, first_ms=int(start.timestamp() * 1_000), **orders)
+    early_mb = 0.0
+    while publisher.code is None:
+        time.sleep(1)
+        if not early_mb and time.time() > epoch + hours * 3_600 / speed / 4:
+            early_mb = bench.pss_mb(agent.pid)
+    bench.until(lambda: gateway.count("readings") >= count * 60, "all readings are in house.db", 120)
+    what = f"PSS, 20 houses x 60 signals at 1/s, after {hours:g} simulated hours"
+    table.add(what, bench.pss_mb(agent.pid), "MB", goal=90)
+    table.add(
+        f"{what}, beside a quarter of them", bench.pss_mb(agent.pid), "MB", goal=1.05, floor=early_mb, in_floors=True
+    )
+    table.note("PSS of sync beside it", f"{bench.pss_mb(sync.pid):.1f} MB")
+    assert (agent.stop(), sync.stop()) == (0, 0)
 
 
 def test_the_backlog_of_an_outage(bench: Bench, table: Table) -> None:

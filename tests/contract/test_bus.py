@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
-from agent.bus import CERTAIN_TURNS, OFFLINE, ONLINE, QOS0_SHARE, RECEIVE_MAXIMUM, BrokerWindow, Bus, ask, probe
+from agent.bus import (
+    CERTAIN_TURNS,
+    INBOX_BYTES,
+    INBOX_MESSAGES,
+    OFFLINE,
+    ONLINE,
+    QOS0_SHARE,
+    RECEIVE_MAXIMUM,
+    BrokerWindow,
+    Bus,
+    ask,
+    probe,
+)
 from agent.clock import SystemClock
 from agent.config import Mqtt
 from agent.errors import BrokerError, ConfigError
@@ -237,6 +249,34 @@ def test_a_broker_that_sends_few_ahead_is_not_waited_for(stack: ExitStack, caplo
     assert time.monotonic() - began < 0.5 * 100 * 0.3  # of the hundred turns that idle through
     assert bus.counters.window == 20
     assert "sends only 20 messages ahead" in caplog.text
+
+
+def test_a_broker_that_does_not_wait_is_made_to(stack: ExitStack) -> None:
+    """What nobody takes stays at the broker: the inbox is bounded whatever the broker thinks of our window."""
+    broker = StrictBroker(window=60_000, messages=3 * INBOX_MESSAGES)
+    broker.start()
+    bus = Bus(Mqtt(port=broker.port), "x", [("skov/#", 1)], health_topic=None, clock=SystemClock())
+    stack.enter_context(closing(bus))
+    bus.connect()
+    until(bus, lambda: bus.counters.received >= INBOX_MESSAGES)
+    time.sleep(0.5)
+    assert bus.counters.received == INBOX_MESSAGES
+    taken = 0
+    while taken < 3 * INBOX_MESSAGES:
+        messages = bus.receive(1.0, 2_000)
+        taken += len(messages)
+        bus.acknowledge(messages)
+        assert bus.counters.received - taken <= INBOX_MESSAGES
+
+
+def test_an_inbox_of_large_messages_is_bounded_too(make_bus: Callable[..., Bus]) -> None:
+    bus, sender = make_bus("skov/#"), make_bus(client_id="sender")
+    large, count = "x" * 60_000, INBOX_BYTES // 60_000 + 30
+    say(sender, "skov/a", *[large] * count)
+    until(bus, lambda: bus.counters.received > INBOX_BYTES // 60_000)
+    time.sleep(0.3)
+    assert bus.counters.received == INBOX_BYTES // 60_000 + 1
+    assert [message.payload for message in collect(bus, count)] == [large.encode()] * count
 
 
 def test_the_window_of_a_broker_is_believed_only_where_it_must_be() -> None:
