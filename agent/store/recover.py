@@ -9,7 +9,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from agent.store.care import stopped
-from agent.store.file import connect, transaction
+from agent.store.file import connect, named_errors, transaction
 from agent.store.rows import (
     INSERT_COMMAND,
     INSERT_EVENT,
@@ -76,6 +76,8 @@ def recover(path: Path, damaged: Path, *, sealed_up_to: Callable[[str, str | Non
     Raises:
         StoreError: the agent runs, or house.db cannot be written; what was recovered until then is there.
     """
+    with named_errors(path, "recover"):
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     with stopped(path):
         pass  # told in plain words before anything is opened
     found = salvage(damaged)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -118,14 +118,16 @@ def readable_readings(damaged: Path, first_seq: int = 1, last_seq: int | None = 
     series = dict(salvage(damaged).series)
     keys = tuple(series.values())
     place = {number: index for index, number in enumerate(series)}
-    for block in readable_rows(damaged, "readings", first_seq, last_seq):
+    for block in _without_edges(_with_gaps(readable_rows(damaged, "readings", first_seq, last_seq))):
         if isinstance(block, LostRows):
             yield block
             continue
-        sound = [row for row in block if row[1] in place and _is_possible(row)]
+        possible = [row[1] in place and _is_possible(row) for row in block]
+        trusted = [all(possible[max(0, i - 1) : i + 2]) for i in range(len(block))]  # with both neighbours
+        sound = [row for row, is_trusted in zip(block, trusted, strict=True) if is_trusted]
         if len(sound) < len(block):
-            wrong = [row[0] for row in block if not (row[1] in place and _is_possible(row))]
-            yield LostRows(wrong[0], wrong[-1], f"{len(wrong)} rows hold what no reading can")
+            wrong = [row[0] for row, is_trusted in zip(block, trusted, strict=True) if not is_trusted]
+            yield LostRows(wrong[0], wrong[-1], f"{len(wrong)} rows hold what no reading can, or stand beside one")
         if sound:
             seqs, number, at_ms, received_ms, value, quality, time_quality = zip(*sound, strict=True)
             yield Readings(
@@ -138,6 +140,50 @@ def readable_readings(damaged: Path, first_seq: int = 1, last_seq: int | None = 
                 np.array(received_ms, np.int64),
                 last_seq=seqs[-1],
             )
+
+
+def _with_gaps(
+    blocks: Iterator[list[tuple[Any, ...]] | LostRows],
+) -> Iterator[list[tuple[Any, ...]] | LostRows]:
+    """Name the rows that are missing between others: damage that SQLite passes over, or rows that were pruned."""
+    last: int | None = None
+    for block in blocks:
+        if isinstance(block, LostRows):
+            yield block
+            last = block.last_seq
+            continue
+        start = 0
+        for i, (seq, *_) in enumerate(block):
+            if last is not None and seq > last + 1:
+                if block[start:i]:
+                    yield block[start:i]
+                yield LostRows(last + 1, seq - 1, "they are not there: damaged, or pruned")
+                start = i
+            last = seq
+        yield block[start:]
+
+
+def _without_edges(
+    blocks: Iterator[list[tuple[Any, ...]] | LostRows],
+) -> Iterator[list[tuple[Any, ...]] | LostRows]:
+    """Take the rows next to lost ones away: where damage begins in the middle of a value, nobody can see it."""
+    held: list[tuple[Any, ...]] = []
+    lost: LostRows | None = None
+    for block in blocks:
+        if isinstance(block, LostRows):
+            lost = replace(block, first_seq=held[-1][0]) if held else block
+            rows, held = held[:-1], []
+        else:
+            rows, held = held, block[1:] if lost else block
+            if lost:
+                yield replace(lost, first_seq=block[0][0], last_seq=block[0][0])
+            lost = None
+        if rows:
+            yield rows
+        if lost:
+            yield lost
+    if held:
+        yield held
 
 
 def _is_possible(row: tuple[Any, ...]) -> bool:
@@ -161,15 +207,24 @@ def _sifted(db: sqlite3.Connection, stream: str, first: int, last: int) -> Itera
     if why is None:
         return
     first = rows[-1][0] + 1 if rows else first
+    if edge := _edge(db, select, first, last):
+        yield edge
+        first = edge[0][0] + 1
     if last - first >= SMALLEST_PART:
         middle = (first + last) // 2
         yield from _sifted(db, stream, first, middle)
         yield from _sifted(db, stream, middle + 1, last)
         return
     after, _ = _fetched(db, select + " DESC", (first, last))
+    after += _edge(db, select + " DESC", first, after[-1][0] - 1 if after else last)
     yield LostRows(first, after[-1][0] - 1 if after else last, why)
     if after:
         yield after[::-1]
+
+
+def _edge(db: sqlite3.Connection, select: str, first: int, last: int) -> list[tuple[Any, ...]]:
+    """Return the row next to damage: Python hands a row out once it has the next one, and so loses it to that."""
+    return _fetched(db, select + " LIMIT 1", (first, last))[0]
 
 
 def _fetched(
