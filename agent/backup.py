@@ -286,7 +286,8 @@ def _unpacked(archive: Path, folder: Path) -> Manifest:
                 message = f"{name} is missing, or is not what the manifest says"
                 raise ValueError(message)
             _copy(tar, member, folder / name, wanted)
-        if tar.next() is not None:
+        # to the end: gzip's own sum of everything stands there
+        if tar.next() is not None or len(unpacked.read(SMALL_BYTES)) == SMALL_BYTES:
             message = "it holds more than a backup does"
             raise ValueError(message)
     return manifest
