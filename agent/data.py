@@ -123,13 +123,13 @@ def _table_value(one: TableFacts) -> dict[str, object]:
 
 
 def _rows(arguments: argparse.Namespace) -> int:
-    from agent.store.tables import rows_of  # noqa: PLC0415  # as above
+    from agent.store.tables import names_of, rows_of  # noqa: PLC0415  # as above
 
     if arguments.limit < 1:
         message = f"--limit {arguments.limit}: give a number above 0"
         raise UsageError(message)
     data = load_config(arguments.config).data
-    is_of_sync = arguments.table in {"watermarks", "intents", "objects", "set_aside"}
+    is_of_sync = data.sync_db.exists() and arguments.table in names_of(data.sync_db)
     path = data.sync_db if is_of_sync else data.house_db
     found = rows_of(path, arguments.table, _selection(arguments), arguments.limit)
     if arguments.json:

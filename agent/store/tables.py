@@ -108,6 +108,16 @@ def tables_of(path: Path) -> list[TableFacts]:
         return facts
 
 
+def names_of(path: Path) -> list[str]:
+    """Return the names of the tables of the database at ``path``.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    with named_errors(path, "look at"), closing(_open(path)) as db:
+        return _names(_tools(db))
+
+
 def rows_of(path: Path, table: str, selection: Selection, limit: int) -> list[Row]:
     """Return rows of one table in words, the newest first, at most ``limit``.
 

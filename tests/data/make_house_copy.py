@@ -62,7 +62,13 @@ def fill(store: Store) -> None:
     water = Message("skov/farm1/house1/water", b"12", 1, 7, dup=False, retain=False, connection=1, received_ms=1,
                     received_monotonic=1.0)  # fmt: skip
     refused = Rejected("skov/farm1/house1/water", "no number", b"much", to_ms(NOW))
-    appended = store.append(readings(), rejected=[refused], arrivals=[water], at_ms=to_ms(NOW))
+    appended = store.append(
+        readings(),
+        rejected=[refused],
+        arrivals=[water],
+        births=[("spBv1.0/farm1/NBIRTH/house1", b"\x01")],
+        at_ms=to_ms(NOW),
+    )
     flock = Flock("house1", "A1", date(2026, 10, 30), 20_000, "ross308", "mixed", 35.0, date(2026, 12, 9))
     thinned = replace(flock, thinned=((NOW, 4000),), recorded=((date(2026, 11, 2), 12, 3),))
     evidence = Evidence(1.7, actual=88.0, expected=120.0, low=101.0, high=139.0, unit="l", coverage=0.98,

@@ -340,6 +340,20 @@ def test_a_restore_beside_a_running_agent_is_refused(archive: Path, config: Conf
         vacuum(config.data.house_db)
 
 
+def test_root_makes_nothing_that_the_agents_user_could_not_use(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock file or a database of root's would stop the agent at its next start."""
+    new = tmp_path / "new"
+    new.mkdir()
+    if os.geteuid() == 0:
+        os.chown(new, 1234, 1234)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(StoreError, match="runuser --user flockwatch"):
+        restore(archive, new, NOW, force=False)
+    assert list(new.iterdir()) == []
+
+
 def members_of(archive: Path) -> dict[str, bytes]:
     with tarfile.open(archive) as tar:
         return {member.name: file.read() for member in tar.getmembers() if (file := tar.extractfile(member))}
