@@ -149,7 +149,7 @@ class _Series:
         if self.run_value is not None and self.bad is None and self.low < self.run_value < self.high:
             self.still_ms = max(self.still_ms, at_ms - self.run_ms)
         self.stuck_after_ms = self.longest_stuck_after_ms
-        if at_ms - self.first_ms >= STILL_FROM_MS:
+        if at_ms - self.first_ms >= STILL_FROM_MS and self.longest_stuck_after_ms < inf:
             learnt_ms = max(STILL_TIMES * max(self.still_ms, self.still_before_ms), SHORTEST_STILL_MS)
             self.stuck_after_ms = min(learnt_ms, self.longest_stuck_after_ms)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from agent.config import Config, House, SignalOverride
-from agent.domain import Quality, QualityInterval, SeriesKey, TimeQuality, from_ms
+from agent.domain import Kind, Quality, QualityInterval, SeriesKey, TimeQuality, from_ms
 from agent.quality import Known, QualityJudge
 from agent.readings import EMPTY, Readings, ReadingsBuilder
 
@@ -220,3 +220,150 @@ def test_how_readings_are_cut_into_blocks_changes_nothing() -> None:
     parts = [judge.judge(whole.take(np.arange(i, min(i + 7, len(values))))) for i in range(0, len(values), 7)]
     assert np.concatenate([part.quality for part, _ in parts]).tolist() == whole.quality.tolist()
     assert [interval for _, intervals in parts for interval in intervals] == whole_intervals
+
+
+# --- stuck by its own past
+
+
+def moving(minutes: int, every: int = 1) -> list[float]:
+    """Return values in tenths that move each ``every`` minutes."""
+    return [21 + 0.1 * ((i // every) % 9) for i in range(minutes)]
+
+
+@pytest.mark.parametrize(
+    ("every", "hours"),
+    [(1, 3), (40, 4), (180, 12)],
+    ids=["moves each minute", "stands for 40 min", "stands for three hours"],
+)
+def test_stuck_is_what_stands_six_times_longer_than_ever_before(every: int, hours: float) -> None:
+    """Three hours at least, and the catalogue's twelve at most."""
+    judge = judge_of()
+    past = moving(2880 // every * every, every)
+    judge.judge(block(past))
+    begins = START_MS + len(past) * MINUTE_MS
+    judged, intervals = judge.judge(block([25.0] * 14 * 60, start_ms=begins))
+    first = judged.quality.tolist().index(STUCK)
+    assert first / 60 == pytest.approx(hours, abs=0.05)
+    assert intervals[-1] == QualityInterval(KEY, begins, None, STUCK, "always 25")
+
+
+def test_in_the_first_day_and_after_a_gap_nobody_knows_how_long_a_value_stands() -> None:
+    judge = judge_of()
+    judged, _ = judge.judge(block([*moving(600), *[25.0] * 11 * 60]))
+    assert STUCK not in judged.quality.tolist()
+
+
+def test_what_stands_at_an_end_of_its_range_is_fog_and_no_fault() -> None:
+    key = SeriesKey("house1", "outside_humidity")
+    judge = judge_of()
+    judge.judge(block([80.0 + i % 7 for i in range(2880)], key=key))
+    judged, _ = judge.judge(block([100.0] * 20 * 60, key=key, start_ms=START_MS + 2880 * MINUTE_MS))
+    assert set(judged.quality.tolist()) == {GOOD}
+
+
+def test_whole_numbers_that_stand_for_hours_are_good() -> None:
+    """A real ammonia sensor: 12 ppm for hours, 0 for days on new litter."""
+    key = SeriesKey("house1", "ammonia")
+    values = [float(i % 3) for i in range(3000)] + [12.0] * 600 + [0.0] * 5000
+    assert set(qualities(judge_of(), block(values, key=key))) == {GOOD}
+
+
+# --- silence
+
+
+def test_one_missing_reading_of_a_wobbling_timer_is_no_gap_and_two_are() -> None:
+    rng = np.random.default_rng(3)
+    for missing in (1, 2):
+        judge, at_ms, gaps = judge_of(), float(START_MS), 0
+        for i in range(2000):
+            at_ms += 1000 * rng.normal(332, 30, 1 + missing if i % 50 == 49 else 1).sum()
+            _, intervals = judge.judge(block([21 + 0.1 * (i % 7)], start_ms=round(at_ms)))
+            gaps += len(intervals)
+        assert gaps == (0 if missing == 1 else 40)
+
+
+def test_a_sender_of_uneven_pace_has_no_gap_each_time_it_is_slow() -> None:
+    """Three minutes and five, as a real house sends."""
+    judge, at_ms, found = judge_of(), START_MS, []
+    for i in range(500):
+        at_ms += (3 if i % 5 else 5) * MINUTE_MS
+        found += judge.judge(block([21 + 0.1 * (i % 7)], start_ms=at_ms))[1]
+    assert found == []
+
+
+# --- scales, units, meters
+
+WEIGHT = SeriesKey("house1", "weight")
+GROWING = [float(42 + round(1.5 * n * n)) for n in range(1, 35)]  # g, once a day
+
+
+def scale(values: Iterable[float], hours: float = 24) -> list[Quality]:
+    return qualities(judge_of(), block(values, key=WEIGHT, step_ms=round(hours * HOUR_MS)))
+
+
+def test_growing_birds_are_good_on_any_scale() -> None:
+    """Once a day, or each five minutes with the noise of its weighings; and the next flock on it, too."""
+    assert set(scale([*GROWING, *GROWING])) == {GOOD}
+    rng = np.random.default_rng(1)
+    fine = np.interp(np.arange(0, 33, 1 / 288), np.arange(34), GROWING) * (1 + 0.005 * rng.standard_normal(33 * 288))
+    assert set(scale(np.rint(fine).tolist(), 1 / 12)) == {GOOD}
+
+
+@pytest.mark.parametrize("factor", [0.88, 1.4], ids=["steps back", "jumps"])
+def test_a_days_mean_that_no_bird_can_follow_is_marked_and_the_next_is_good(factor: float) -> None:
+    values = list(GROWING)
+    values[27] = round(values[27] * factor)
+    found = scale(values)
+    assert found[27] is JUMP
+    assert found.count(JUMP) == 1
+
+
+def test_a_scale_that_drifts_off_within_a_day_is_marked_although_no_reading_jumps() -> None:
+    """Litter builds up on the platform: 500 g in ten hours, 4 g at a time."""
+    values = [1500.0] * 288 + [1500.0 + 4.2 * i for i in range(120)] + [2000.0] * 100
+    found = scale(values, 1 / 12)
+    assert set(found[: 288 + 55]) == {GOOD}
+    assert set(found[288 + 65 :]) == {JUMP}
+    _, intervals = judge_of().judge(block(values, key=WEIGHT, step_ms=5 * MINUTE_MS))
+    assert "birds do not gain 250 g a day" in intervals[0].reason
+
+
+def test_a_weight_that_stays_for_a_day_and_a_half_is_what_the_birds_weigh() -> None:
+    found = scale([1500.0] * 288 + [1300.0] * 3 * 288, 1 / 12)
+    assert set(found[288 : 288 + 36 * 12]) == {JUMP}
+    assert set(found[288 + 37 * 12 :]) == {GOOD}
+
+
+@pytest.mark.parametrize(
+    ("signal", "value", "reason"),
+    [
+        ("weight", 2.31, "2.31 g looks like kilograms"),
+        ("weight", 23_100, "23100 g looks like tenths of a gram"),
+        ("temperature", 215, "215 Cel looks like tenths of a degree"),
+        ("humidity", 553, "553 %RH looks like tenths of a percent"),
+        ("co2", 0.15, "0.15 ppm looks like percent"),
+        ("co2", 310, "310 ppm is below 350: fresh air has more, its zero is wrong"),
+        ("silo", 3e18, "3e+18 kg is above 100000"),
+    ],
+)
+def test_a_reason_says_what_it_looks_like(signal: str, value: float, reason: str) -> None:
+    _, intervals = judge_of().judge(block([value], key=SeriesKey("house1", signal)))
+    assert [interval.reason for interval in intervals] == [reason]
+
+
+def test_a_counter_may_show_anything_and_rise_by_what_one_reading_can_hold() -> None:
+    key = SeriesKey("house1", "water")
+    judge = judge_of(House(id="house1", signals={"water": SignalOverride(kind=Kind.COUNTER)}))
+    assert qualities(judge, block([9e6, 9e6 + 10, 0, 12, 1e7, 30, -1], key=key)) == [
+        GOOD, GOOD, GOOD, GOOD, JUMP, GOOD, BEYOND,
+    ]  # fmt: skip
+
+
+def test_a_stuck_sensor_that_was_known_before_a_restart_is_stuck_until_it_moves() -> None:
+    """Its own past, which found it after three hours, is forgotten: the fault is not."""
+    judge = judge_of()
+    judge.restore(Known(rhythms_s={KEY: 60.0}, newest_ms={KEY: START_MS}, stuck={KEY: (START_MS - 4 * HOUR_MS, 21.4)}))
+    judged, intervals = judge.judge(block([21.4, 21.4, 21.5, 21.6, 21.7], start_ms=START_MS + MINUTE_MS))
+    assert judged.quality.tolist() == [STUCK, STUCK, GOOD, GOOD, GOOD]
+    [ended] = intervals
+    assert (ended.from_ms, ended.to_ms) == (START_MS - 4 * HOUR_MS, START_MS + 3 * MINUTE_MS)

@@ -20,6 +20,7 @@ from agent.clock import FarmDays
 from agent.commands import parse_flock_command, parse_warning_command
 from agent.config import RuleOverride
 from agent.domain import (
+    Doubt,
     HouseState,
     Quality,
     Reason,
@@ -33,6 +34,7 @@ from agent.domain import (
 )
 from agent.errors import InputError
 from agent.explain import direction_of
+from agent.manifest import Feature
 from agent.predict import Predictor
 from agent.quality import QualityJudge
 from agent.readings import ReadingsBuilder
@@ -202,8 +204,9 @@ class Farm:
         builder = ReadingsBuilder()
         for at, signal, value in values:
             builder.add(SeriesKey("house1", signal), to_ms(at), value, TimeQuality.SENDER, to_ms(self.now))
-        judged, _ = self.quality.judge(builder.build())
+        judged, intervals = self.quality.judge(builder.build())
         self.watch.observe(judged, monotonic)
+        self.watch.note(intervals)
 
     def run(
         self, length: timedelta, course: Callable[[datetime], Mapping[str, float]] = wobbling
@@ -252,6 +255,43 @@ def healthy(predictor: Predictor, **overrides: RuleOverride) -> Farm:
 def farm(predictor: Predictor) -> Farm:
     """Give a house with a flock of two days and a half, healthy and measured from its first hour."""
     return healthy(predictor)
+
+
+# --- sensors that their peers contradict
+
+
+def test_a_doubted_twin_is_left_out_of_the_models_and_told_after_two_hours(predictor: Predictor) -> None:
+    """The other twin goes on; what the doubted one showed since it left is taken back."""
+    farm = Farm(predictor)
+    farm.place(placed_on="2026-03-10")
+
+    def twins(at: datetime) -> Mapping[str, float]:
+        level = wobbling(at)["temperature"]
+        return {"water": 10.0, "temperature-1": level, "temperature-2": level + 0.1}
+
+    def parted(at: datetime) -> Mapping[str, float]:
+        return {**twins(at), "temperature-2": 31.0 + 0.01 * (at.minute % 7)}
+
+    assert farm.run(60 * HOUR, twins) == []
+    began = farm.now
+    farm.run(HOUR, parted)
+    key = SeriesKey("house1", "temperature-2")
+    farm.watch.doubt({key: Doubt(to_ms(began), "+9.9 Cel off", 1.98, 31.0, 21.1)})
+    events = farm.run(2 * HOUR, parted)
+    [event] = [e for e in events if e.standing.state is WarningState.ACTIVE]
+    assert (event.standing.rule, event.about.value, event.standing.since) == (
+        "disagree-temperature-2",
+        "equipment",
+        began,
+    )
+    assert "temperature-2 shows 31.0 °C where the others would have it show 21.1 °C" in event.text
+    assert event.causes[0].cause == "sensor_disagrees"
+    [measured] = farm.watch.window.measure((Feature(signal="temperature"),), 3600, farm.now, None)
+    assert measured.value == pytest.approx(21.03, abs=0.05)
+    farm.watch.doubt({})
+    assert moves(farm.run(HOUR, twins), "disagree-temperature-2") == [(WarningState.NORMAL, Reason.BACK_IN_BAND)]
+    [measured] = farm.watch.window.measure((Feature(signal="temperature"),), 1800, farm.now, None)
+    assert measured.value == pytest.approx(21.08, abs=0.05)
 
 
 # --- expectations
@@ -389,10 +429,60 @@ def test_a_stuck_sensor_feeds_no_expectation(farm: Farm) -> None:
     [stuck] = [event for event in events if event.standing.rule == "stuck-temperature"]
     assert (stuck.standing.state, stuck.about.value) == (WarningState.ACTIVE, "data")
     assert stuck.standing.since is not None
-    assert stuck.at - stuck.standing.since >= 11.9 * HOUR  # since the value began, not since it was noticed
+    assert stuck.at - stuck.standing.since >= 2.9 * HOUR  # since the value began, not since it was noticed
+    assert stuck.at - stuck.standing.since <= 3.5 * HOUR  # a sensor that used to move each minute
     assert moves(events, "deviation-temperature") == []
     events = farm.run(HOUR)
     assert moves(events, "stuck-temperature") == [(WarningState.NORMAL, Reason.BACK_IN_BAND)]
+
+
+def test_what_a_stuck_sensor_showed_before_it_was_noticed_is_taken_back(farm: Farm) -> None:
+    begins = farm.now
+    farm.run(timedelta(hours=6), lambda at: {**wobbling(at), "temperature": 21.005})
+    temperature = Feature(signal="temperature")
+    [before] = farm.watch.window.measure((temperature,), 3600, begins, None)
+    [stuck] = farm.watch.window.measure((temperature,), 3 * 3600, begins + timedelta(hours=4), None)
+    assert before.coverage == 1
+    assert stuck.coverage == 0
+    assert np.isnan(stuck.value)
+
+
+def test_a_warning_that_cannot_be_judged_says_which_sensor_is_why(farm: Farm) -> None:
+    """It stands for hours with the reason in its words, and goes with the same reason."""
+    hot = farm.run(2 * HOUR, lambda at: {**wobbling(at), "temperature": wobbling(at)["temperature"] + 4})
+    assert moves(hot, "deviation-temperature")[-1] == (WarningState.ACTIVE, Reason.ON_DELAY_OVER)
+    freezes_at = farm.now + timedelta(minutes=1)
+    events = farm.run(timedelta(hours=5), lambda _at: {"water": 10.0, "temperature": 25.005})
+    assert moves(events, "deviation-temperature") == []
+    [shown] = [e for e in farm.watch.shown(farm.now) if e.standing.rule == "deviation-temperature"]
+    why = f"temperature is stuck since {freezes_at:%H:%M}"
+    assert f"Whether it still is so cannot be said: {why}." in shown.text
+    events = farm.run(timedelta(hours=8), lambda _at: {"water": 10.0, "temperature": 25.005})
+    [gone] = [e for e in events if e.standing.rule == "deviation-temperature"]
+    assert gone.reason is Reason.CANNOT_SAY
+    assert f"cannot be judged any more: {why}" in gone.text
+
+
+@pytest.mark.parametrize(
+    ("shown", "why"),
+    [(99.0, "temperature shows what cannot be"), (None, "temperature is silent"), (215.0, "another unit")],
+)
+def test_the_evidence_names_the_fault_that_keeps_it_from_saying(
+    farm: Farm, shown: float | None, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    real = judging.judge
+
+    def listening(rule: Any, standing: Any, evidence: Any, at: Any, *, applies: bool) -> Any:  # noqa: ANN401  # passed on
+        if rule.name == "deviation-temperature" and evidence.score is None:
+            said.append(evidence.why)
+        return real(rule, standing, evidence, at, applies=applies)
+
+    monkeypatch.setattr(judging, "judge", listening)
+    farm.run(2 * HOUR, lambda _at: {"water": 10.0} if shown is None else {"water": 10.0, "temperature": shown})
+    assert said
+    assert why in said[-1]
+    assert "since 12:" in said[-1] or "since 11:5" in said[-1]
 
 
 def test_two_signals_out_of_course_name_their_common_cause(farm: Farm) -> None:

@@ -585,3 +585,51 @@ def test_newest_and_rhythm_are_known_per_signal() -> None:
     window.add(block("temperature-2", every(5, 2), [20.0] * 24))
     assert window.newest_ms("temperature") == to_ms(START + timedelta(hours=2))
     assert window.rhythms_s() == {"temperature-1": 300, "temperature-2": 300}
+
+
+# --- what turns out to be untrue
+
+
+def test_what_is_forgotten_is_gone_from_both_kinds_of_steps_and_stays_gone_after_a_restart() -> None:
+    window, again = a_window("temperature"), a_window("temperature")
+    window.add(block("temperature", every(10, 24), [20.0 + i // 72 for i in range(144)]))  # 20 until noon, then 21
+    window.add(block("temperature", [START + timedelta(hours=24, minutes=10)], [50.0]))
+    window.forget("temperature", to_ms(START + timedelta(hours=18)))
+    midnight = START + timedelta(hours=24)
+    again.load(window.take_changed())
+    for found in (window, again):
+        whole = [float(v) for v in column(found, TEMPERATURE, midnight, length=24)]
+        assert whole[:17] == [20.0] * 12 + [21.0] * 5
+        assert all(math.isnan(v) for v in whole[18:])
+        kept = [
+            (
+                f,
+                column(
+                    found,
+                    Feature.model_validate({"signal": "temperature", "aggregate": f, "min_coverage": 0.0}),
+                    midnight,
+                    step_s=86_400,
+                    length=1,
+                    align="day",
+                )[0],
+            )
+            for f in ("mean", "min", "max", "count")
+        ]
+        assert dict(kept) == {"mean": pytest.approx((72 * 20 + 35 * 21) / 107), "min": 20, "max": 21, "count": 107}
+
+
+def test_a_sensor_in_doubt_is_not_listened_to_until_it_is_trusted() -> None:
+    window = a_window("temperature")
+    for name, value in (("temperature-1", 20.0), ("temperature-2", 24.0)):
+        window.add(block(name, every(10, 2), [value] * 12))
+    window.doubt("temperature-2", to_ms(START + timedelta(hours=1, minutes=10)))
+    at = START + timedelta(hours=3)
+    for name, value in (("temperature-1", 20.0), ("temperature-2", 24.0)):
+        window.add(block(name, every(10, 1, START + timedelta(hours=2)), [value] * 6))
+    assert column(window, TEMPERATURE, at, length=3) == [22, 20, 20]
+    window.trust("temperature-2")
+    window.add(block("temperature-2", every(10, 1, at), [24.0] * 6))
+    assert column(window, TEMPERATURE, at + timedelta(hours=1), length=1) == [24]
+    window.doubt("co2", 0)  # of no interest here
+    window.forget("co2", 0)
+    window.trust("co2")
