@@ -165,7 +165,9 @@ def _cannot_say(
     standing: Standing, evidence: Evidence, at: datetime, patience: timedelta
 ) -> tuple[Standing, Reason | None]:
     unknown_since = standing.unknown_since or at
-    if standing.evidence is not None:  # what was last measured stays; why nothing is measured now is said with it
+    if (
+        standing.unknown_since is None and standing.evidence is not None
+    ):  # what was last measured stays, and why it ends
         standing = replace(standing, evidence=replace(standing.evidence, why=evidence.why))
     if at - unknown_since >= patience:
         return _moved(standing, WarningState.NORMAL, Reason.CANNOT_SAY, at)

@@ -5,10 +5,10 @@ its peers show it. They are compared at the grid instants, by their means of ten
 
 Peers differ for good reasons, one hangs by the inlet, so each has its *usual difference* from the others, learnt over
 days and never more than half of what would be a disagreement. A disagreement is more than ``agree_within`` of the
-catalogue beyond that, for an hour. Of three or more the one that is alone is wrong. Of two it is, in this order, the
-one that stands still while the other moves; the one that left its own course when the disagreement began; the one that
-is further from the houses with birds of the same age. If none of that tells, both are suspect: the models do without
-them, and somebody looks.
+catalogue beyond that, for half an hour. Of three or more the one that is alone is wrong. Of two it is, in this order,
+the one that stands still while the other moves; the one that left its own course when the disagreement began; the one
+that is further from the houses with birds of the same age. If none of that tells, both are suspect: the models do
+without them, and somebody looks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 BUCKET_MS = 600_000
 FRESH_BUCKETS = 3  # a sensor that reports every half an hour can still be compared
-LASTS_MS = 3_600_000  # our judgement: an hour; sun on a wall and a door that was left open are over by then
+LASTS_MS = 1_800_000  # our judgement: three comparisons; before a deviation of what both measure together would warn
 BACK_SHARE = 0.7  # of the limit: below, for as long, they agree again
 LEARNT_MS = 2 * 86_400_000  # the usual difference follows over two days: a day and a night have their own
 COURSE_MS = 6 * 3_600_000  # the own course: what a sensor showed in the hours before

@@ -37,6 +37,7 @@ STILL_TIMES = 6  # our judgement: stuck is what stands so many times longer than
 SHORTEST_STILL_MS = 3 * 3_600_000  # ... and for three hours: the longest of a real 0.1 Cel sensor was 2.2 h in 26 days
 STILL_FROM_MS = 24 * 3_600_000  # our judgement: a night and a day are needed to know how long a value usually stands
 STILL_REVIEWED_MS = 3_600_000
+SMALL_STEP = 0.05  # our judgement: of what two sensors may be apart; 0.25 K, 1 %RH, 50 ppm CO2
 STILL_KEPT_MS = 7 * 24 * 3_600_000  # the longest standstill of this week and the last counts
 SHORTEST_STEP_MS = 10_000  # jumps are judged over at least this: between two readings a second apart, noise is steep
 RHYTHM_INTERVALS = 15  # the rhythm is the median of so many
@@ -72,6 +73,7 @@ class _Series:
     longest_stuck_after_ms: float
     mistakes: tuple[Mistake, ...] = ()
     why_low: str = ""
+    small_step: float = 0.0
     judges_jumps: bool = True
     first_ms: int | None = None  # since when it is known how long its values stand
     still_ms: int = 0  # the longest that a value stood lately ...
@@ -106,12 +108,13 @@ class _Series:
             self.intervals_ms.append(interval_ms)
         self.last_ms = at_ms
         if not in_range:
+            self.run_value = None  # nor is what repeats after it
             quality, reason = self._beyond(value)
             self._note_bad(at_ms, quality, reason, intervals)
             return quality
         if value != self.run_value:
             if at_ms - self.run_ms > self.still_ms or at_ms - self.reviewed_ms > STILL_REVIEWED_MS:
-                self._learn_still(at_ms)
+                self._learn_still(at_ms, value)
             self.run_ms, self.run_value, self.run_readings = at_ms, value, 1
         else:
             self.run_readings += 1
@@ -138,15 +141,22 @@ class _Series:
             return Quality.OUT_OF_RANGE, f"{shown} is below {self.low:g}{why}"
         return Quality.OUT_OF_RANGE, f"{shown} is above {self.high:g}"
 
-    def _learn_still(self, at_ms: int) -> None:
-        """Learn how long a value stood; what stands at an end of the range (100 %RH in fog) tells nothing."""
+    def _learn_still(self, at_ms: int, value: float) -> None:
+        """Learn how long a value stood, now that ``value`` follows.
+
+        What stands at an end of the range (100 %RH in fog) tells nothing. What was called stuck and then moved on by a
+        small step only stood: that is learnt, so that it is called so once. A sensor that was frozen catches up.
+        """
         self.reviewed_ms = at_ms
         if self.first_ms is None:
             self.first_ms, self.still_until_ms = at_ms, at_ms + STILL_KEPT_MS
         if at_ms >= self.still_until_ms:
             self.still_before_ms, self.still_ms, self.still_until_ms = self.still_ms, 0, at_ms + STILL_KEPT_MS
-        # not after a gap or a fault: then nobody knows how long it stood
-        if self.run_value is not None and self.bad is None and self.low < self.run_value < self.high:
+        stood = self.run_value is not None and self.low < self.run_value < self.high  # not so after a gap
+        if self.bad is not None:
+            moved_on = self.run_value is not None and abs(value - self.run_value) <= self.small_step
+            stood = stood and moved_on and self.bad.quality is Quality.STUCK
+        if stood:
             self.still_ms = max(self.still_ms, at_ms - self.run_ms)
         self.stuck_after_ms = self.longest_stuck_after_ms
         if at_ms - self.first_ms >= STILL_FROM_MS and self.longest_stuck_after_ms < inf:
@@ -272,7 +282,8 @@ def _series_of(key: SeriesKey, signal: Signal) -> _Series:
     low, high = -inf if signal.low is None else signal.low, inf if signal.high is None else signal.high
     stuck_after_ms = inf if signal.stuck_after_s is None else signal.stuck_after_s * 1000
     jump_per_ms = inf if signal.jump_per_s is None else signal.jump_per_s / 1000
-    told = (jump_per_ms, stuck_after_ms, stuck_after_ms, signal.mistakes, signal.why_low)
+    small_step = SMALL_STEP * (signal.agree_within or 0.0)
+    told = (jump_per_ms, stuck_after_ms, stuck_after_ms, signal.mistakes, signal.why_low, small_step)
     if signal.kind is Kind.COUNTER:  # its range is of what flows between two readings
         return _Total(key, signal.unit, min(low, 0.0), inf, *told, judges_jumps=high < inf, longest_rise=high)
     if base_of(key.signal) == "weight" and jump_per_ms == inf:

@@ -121,8 +121,8 @@ KINDS = {
         0.0,
         _OCCUPIED,
     ),
-    # What peers may differ by is the catalogue's, agent/signals.py, and a disagreement has lasted an hour before it is
-    # one (agent/peers.py). Our judgement: an hour more, as the models already do without the sensor
+    # What peers may differ by is the catalogue's, agent/signals.py; a disagreement has lasted half an hour before it is
+    # one (agent/peers.py). Our judgement: two hours, as the models already do without the sensor
     "disagree": Kind(
         "a sensor has left the others that measure the same: its twins in the house, or the outside sensors",
         "multiples of what the catalogue allows",

@@ -38,7 +38,7 @@ _FAULTS = {
     Quality.JUMP: "jumps",
     Quality.SUSPECT: "seems to send another unit",
 }
-_STILL_DOUBTED = 0.8  # within the deadband of its rule: it is over when its peers say so, after an hour
+_STILL_DOUBTED = 0.8  # within the deadband of its rule: it is over when its peers say so
 
 
 @dataclass(slots=True)
@@ -108,8 +108,12 @@ class Sensors:
     def note(self, interval: QualityInterval) -> None:
         """Take note of an interval of bad quality that began or ended in one of the sensors."""
         sensor = self._sensors.get(interval.key.signal)
-        if sensor is not None:
-            sensor.fault = interval if interval.to_ms is None else None
+        if sensor is None:
+            return
+        if interval.to_ms is None:
+            sensor.fault = interval
+        elif sensor.fault is not None and sensor.fault.quality is interval.quality:  # a gap may end while another lasts
+            sensor.fault = None
 
     def doubt(self, name: str, doubt: Doubt | None) -> None:
         """Take note that a sensor's peers show something else; None: no more."""

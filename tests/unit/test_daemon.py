@@ -456,6 +456,38 @@ def test_no_amount_is_lost_or_doubled_by_restarts_and_redeliveries(tmp_path: Pat
     site.close()
 
 
+def test_a_sensor_that_left_its_twin_is_told_kept_over_a_restart_and_believed_when_it_is_back(site: Site) -> None:
+    """In the events from its first hour on, in the warnings after two, and after a restart without a pause."""
+
+    def minutes(count: int, off: float) -> None:
+        for _ in range(count):
+            site.clock.wait(60)
+            level = 21 + 0.01 * (site._mid % 9)
+            document = {"temperature-1": level, "temperature-2": level + off, "at": site.clock.at.isoformat()}
+            site.turn(site.message("skov/farm1/house1", document))
+
+    def events() -> list[tuple[str, bool]]:
+        with StoreReader.open(site.config.data.house_db) as reader:
+            found = reader.rows("events", 1, 10_000)
+        rows = zip(found["kind"], found["signal"], found["to_at"], strict=True)
+        return [(signal, to is None) for kind, signal, to in rows if kind == "quality"]
+
+    site.ask({"id": "1", "action": "place", "flock": "f1", "placed_on": "2026-03-01", "birds_placed": 10_000})
+    minutes(300, 0.5)
+    minutes(90, 9.5)
+    assert events() == [("temperature-2", True)]
+    site.restart()
+    minutes(60, 9.5)
+    rule = f"{ROOT}/house1/warning/disagree-temperature-2"
+    site.restart()
+    minutes(60, 9.5)
+    shown = site.bus.on(rule)[-1]
+    assert (shown["state"], shown["about"], shown["signal"]) == ("active", "equipment", "temperature-2")
+    minutes(100, 0.5)
+    assert site.bus.retained[rule] == b""
+    assert events()[-1] == ("temperature-2", False)
+
+
 def test_the_same_id_is_done_once_and_its_answer_repeated_also_after_a_restart(site: Site) -> None:
     site.ask({"id": "a", "action": "place", "birds_placed": 10_000})
     answer = site.ask({"id": "b", "action": "thin", "birds": 1_000})

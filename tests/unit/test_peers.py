@@ -80,8 +80,8 @@ def test_the_twin_that_left_its_own_course_is_not_believed_from_then_on_until_it
     assert since(39.8) <= ended.to_ms <= since(40.4)
 
 
-def test_what_lasts_less_than_an_hour_is_no_disagreement() -> None:
-    assert play({ONE: day, TWO: off(30, 9, 30.9)}, 36)[1] == []
+def test_what_lasts_less_than_half_an_hour_is_no_disagreement() -> None:
+    assert play({ONE: day, TWO: off(30, 9, 30.4)}, 36)[1] == []
 
 
 def test_the_twin_that_stands_still_is_the_wrong_one_even_if_the_other_moved_further() -> None:

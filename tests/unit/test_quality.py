@@ -247,6 +247,18 @@ def test_stuck_is_what_stands_six_times_longer_than_ever_before(every: int, hour
     assert intervals[-1] == QualityInterval(KEY, begins, None, STUCK, "always 25")
 
 
+def test_a_value_that_only_stood_is_called_stuck_once_and_a_frozen_one_each_time() -> None:
+    for step, times in ((0.1, 1), (2.0, 3)):
+        judge, at_ms, found = judge_of(), START_MS, 0
+        for _ in range(3):
+            past = [*moving(2880), *[22.0] * 240]
+            found += sum(i.to_ms is None for i in judge.judge(block(past, start_ms=at_ms))[1])
+            at_ms += len(past) * MINUTE_MS
+            found += sum(i.to_ms is None for i in judge.judge(block([22.0 + step] * 5, start_ms=at_ms))[1])
+            at_ms += 5 * MINUTE_MS
+        assert found == times
+
+
 def test_in_the_first_day_and_after_a_gap_nobody_knows_how_long_a_value_stands() -> None:
     judge = judge_of()
     judged, _ = judge.judge(block([*moving(600), *[25.0] * 11 * 60]))
