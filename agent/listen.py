@@ -254,6 +254,8 @@ def report_lines(heard: Listener) -> Iterator[str]:
     """Yield what was heard, dropped, and what to add to agent.toml, for people."""
     readings = sum(series.count for series in heard.series.values())
     yield f"heard {heard.messages} messages: {readings} readings of {len(heard.series)} series"
+    if not heard.messages:
+        yield "does anybody send? and may this user of the broker read it? an access list hides topics without a word"
     for key, series in sorted(heard.series.items()):
         rhythm = f"every {series.rhythm_s:.3g} s" if series.rhythm_s else "once"
         strange = "" if series.is_known else "  (not in the catalogue of signals)"

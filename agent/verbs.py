@@ -129,7 +129,7 @@ def _listen(arguments: argparse.Namespace) -> int:
         config.mqtt, config.client_id, filters, clock, seconds=arguments.listen, timeout_s=ANSWER_WITHIN_S, hear=hear
     )
     if refused is not None:
-        print(f"flockwatch: only the topics of [[source]] were heard, not all: {refused}", file=sys.stderr)
+        print(f"flockwatch: only the topics of [[source]] were listened to: {refused}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(report_value(listener), indent=2))
     else:

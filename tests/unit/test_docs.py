@@ -162,6 +162,7 @@ def test_every_file_that_the_docs_name_is_there() -> None:
             "CONTRIBUTING.md",
             "SECURITY.md",
             "docs/mqtt.md",
+            "docs/dialects.md",
             "docs/install.md",
         )
         for path in re.findall(r"`((?:agent|sync|models_onnx|packaging|tests|docs)/[a-zA-Z0-9_./-]+)`", text_of(name))
