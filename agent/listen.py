@@ -19,7 +19,7 @@ from agent.errors import ConfigError
 from agent.signals import CATALOGUE, base_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from agent.domain import Message, SeriesKey
 
@@ -124,10 +124,11 @@ class _Topic:
 class Listener:
     """Takes messages one after the other, and remembers what became of them."""
 
-    def __init__(self, config: Config) -> None:
-        """Take the sources of ``config`` as they are."""
+    def __init__(self, config: Config, births: Iterable[tuple[str, bytes]] = ()) -> None:
+        """Take the sources of ``config`` as they are, and the births that the agent has stored."""
         self._config = config
         self._decoder = Decoder(config)
+        self._decoder.restore(births)
         self.messages = 0
         self.series: dict[SeriesKey, Series] = {}
         self.dropped: dict[str, Dropped] = {}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from agent.clock import SimulatedClock, SystemClock
 from agent.config import NAME_PATTERN, load_config
-from agent.errors import BrokerError, BundleError, ConfigError, InputError, UsageError
+from agent.errors import BrokerError, BundleError, ConfigError, InputError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,9 +115,15 @@ def _listen(arguments: argparse.Namespace) -> int:
     from agent.bus import listen  # noqa: PLC0415  # as above
     from agent.dialects import Decoder  # noqa: PLC0415
     from agent.listen import Listener, report_lines, report_value  # noqa: PLC0415
+    from agent.store import StoreReader  # noqa: PLC0415
 
     config = load_config(arguments.config)
-    clock, listener = clock_of(arguments, config), Listener(config)
+    try:
+        with StoreReader.open(config.data.house_db) as reader:
+            births = reader.births()
+    except StoreError:  # the agent has not run yet, or not here: Sparkplug nodes are then read from their next birth on
+        births = []
+    clock, listener = clock_of(arguments, config), Listener(config, births)
 
     def hear(message: Message) -> None:
         for line in listener.hear(message, clock_trusted=clock.is_trusted()):

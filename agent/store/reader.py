@@ -226,6 +226,15 @@ class StoreReader:
                 )
             ]
 
+    def births(self) -> list[tuple[str, bytes]]:
+        """Return topic and payload of the births that tell how to read what Sparkplug nodes send.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with named_errors(self._path, "read the births"):
+            return list(self._db.execute("SELECT topic, payload FROM births ORDER BY topic"))
+
     def health(self) -> dict[str, Any]:
         """Return the health that the agent last recorded; empty where it recorded none.
 

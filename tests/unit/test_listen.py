@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from agent.config import Config, House, parse_config
+from agent.config import Config, House, Source, parse_config
 from agent.dialects import Decoder
 from agent.domain import Message
 from agent.listen import Listener, report_lines, report_value
@@ -73,6 +73,18 @@ def test_news_are_told_once_as_they_come() -> None:
     assert listener.hear(message) == ["reads   house1/co2  900 ppm  <- skov/farm1/house1/co2"]
     assert listener.hear(message) == []
     assert listener.hear(told("flockwatch/farm1/house1/severity", 0)) == []
+
+
+def test_what_a_sparkplug_node_sends_is_read_by_the_births_that_the_agent_has_stored() -> None:
+    source = Source(topic="spBv1.0/{group}/{message}/{node}/{house}", dialect="sparkplug")
+    births = [
+        ("spBv1.0/g/DBIRTH/n/house1", payload(metric(name="co2", alias=4, long_value=900), seq=1)),
+        ("spBv1.0/g/NBIRTH/n", payload(seq=0)),
+    ]
+    data = told("spBv1.0/g/DDATA/n/house1", payload(metric(alias=4, long_value=901), seq=9))
+    listener = Listener(Config(source=(source,)), births)
+    assert listener.hear(data)[0].startswith("reads   house1/co2  901 ppm")
+    assert Listener(Config(source=(source,))).hear(data)[0].startswith("drops   before its birth")
 
 
 def test_houses_and_signals_that_nobody_knows_are_named() -> None:

@@ -143,6 +143,8 @@ def test_the_newest_birth_of_each_topic_is_given_back_until_it_is_over(store: St
     store.close()
     with Store.open(path) as again:
         assert again.restore().births == (("a", b"3"), ("c", b"4"))
+    with StoreReader.open(path) as reader:
+        assert reader.births() == [("a", b"3"), ("c", b"4")]
 
 
 def test_only_new_rows_come_back(store: Store) -> None:
