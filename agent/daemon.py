@@ -98,7 +98,7 @@ class Agent:
         self._held_until = 0.0
         self._unrecorded: deque[_Instant] = deque()
         self._answers: list[tuple[str, bytes]] = []
-        self._requests: list[tuple[str, bytes]] = []  # of the decoder, to senders
+        self._requests: dict[str, bytes] = {}  # of the decoder, to senders: the last one on each topic
         self._health_due = self._prune_due = clock.monotonic()
         self._observed_seq = 0
         self.grid = self._restore()
@@ -160,7 +160,7 @@ class Agent:
         stored = self.store.append(
             readings, rejected=decoded.rejected, arrivals=decoded.arrivals, births=decoded.births, at_ms=to_ms(now)
         )
-        self._requests += decoded.requests
+        self._requests.update(decoded.requests)
         self._stored = len(messages)
         return stored
 
@@ -287,10 +287,10 @@ class Agent:
         monotonic = self.clock.monotonic()
         anew = self.bus.connection != self._connection
         if self.bus.is_connected:  # commands may reach us before our subscriptions are confirmed: their answers wait
-            for topic, payload in (*self._answers, *self._requests):
+            for topic, payload in (*self._answers, *self._requests.items()):
                 self.bus.publish(topic, payload, retain=False)
             self._answers.clear()
-        self._requests.clear()  # not answered, they are asked again: see agent.dialects.sparkplug
+            self._requests.clear()
         if not self.grid.is_behind:  # else what stands is history, and history raises no stale alert
             self._connection = self.bus.connection
             self.board.show(self.watches, self.grid.last, monotonic, anew=anew)
