@@ -90,9 +90,10 @@ class Packs:
             if type(version) is not int or not 0 < version <= VERSION:
                 return [Refused(Refusal.NOT_UNDERSTOOD, f"bver {version!r}")]  # of the whole pack
             wrong = base.update(record)
-            unknown = next((label for label in record if label.endswith("_")), None)
-            if wrong is None and unknown is not None:
-                wrong = Refused(Refusal.NOT_UNDERSTOOD, unknown)
+            unknown = [label for label in record if label.endswith("_")]
+            if wrong is None and unknown:
+                base_first = min(unknown, key=lambda label: not label.startswith("b"))
+                wrong = Refused(Refusal.NOT_UNDERSTOOD, base_first)
             if wrong is not None:
                 taken.append(wrong)
                 if wrong.detail.startswith("b"):  # a base field: what follows stands on it

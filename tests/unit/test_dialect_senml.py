@@ -193,7 +193,17 @@ def test_a_record_that_is_no_reading_is_refused_alone(record: object, reason: st
 
 
 @pytest.mark.parametrize(
-    "base", [{"bn": 5}, {"bt": "x"}, {"bu": None}, {"bv": True}, {"bs": []}, {"bt": 10**400}, {"bnew_": 1}]
+    "base",
+    [
+        {"bn": 5},
+        {"bt": "x"},
+        {"bu": None},
+        {"bv": True},
+        {"bs": []},
+        {"bt": 10**400},
+        {"bnew_": 1},
+        {"x_": 1, "bnew_": 1},
+    ],
 )
 def test_what_stands_on_a_wrong_base_is_not_guessed(base: dict[str, object]) -> None:
     decoded = decode([{"n": "co2", "v": 900}, base, {"n": "humidity", "v": 60}])
