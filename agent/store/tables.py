@@ -33,7 +33,7 @@ PURPOSES = {
     "slots": "which rows hold the readings of a minute",
     "sealed_times": "the times of readings that are no longer here, packed",
     "unacknowledged": "messages that the broker may send again",
-    "births": "what each Sparkplug node said of itself at its start",
+    "births": "what Sparkplug nodes said of their metrics: what they send later is read by it",
     "buckets": "what the models look at: sums of ten minutes and of days",
     "warnings": "each change of a warning, with its words",
     "warning_states": "where each warning rule stands",
