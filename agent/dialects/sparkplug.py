@@ -296,8 +296,9 @@ class Nodes:
         node.devices.clear()
 
     def _want(self, key: _Key) -> None:
-        if len(self._wanted) < MOST_BIRTHS:
-            self._wanted.setdefault(key, None)
+        if key not in self._wanted and len(self._wanted) >= MOST_BIRTHS:
+            del self._wanted[next(iter(self._wanted))]  # the one that has waited longest: strangers keep nobody out
+        self._wanted.setdefault(key, None)
 
     def _is_full(self) -> bool:
         return sum(1 + len(node.devices) for node in self._nodes.values()) >= MOST_BIRTHS

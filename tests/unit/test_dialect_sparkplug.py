@@ -269,6 +269,13 @@ def test_strangers_fill_no_memory_with_births() -> None:
     assert decoder.decode(births).counts[Refusal.TOO_MANY_BIRTHS] == 2
 
 
+def test_strangers_keep_no_node_from_being_asked() -> None:
+    decoder = Decoder(CONFIG)
+    strangers = [told("NDATA", payload(CO2, seq=5), node=f"N{i}") for i in range(2 * MOST_BIRTHS)]
+    assert len(decoder.decode(strangers).requests) == MOST_BIRTHS
+    assert asked(decoder.decode([told("NDATA", payload(CO2, seq=5), node="ours")])) == ["spBv1.0/Farm/NCMD/ours"]
+
+
 def test_an_agent_without_a_sparkplug_source_does_not_load_protobuf() -> None:
     code = "import sys, agent.dialects as d, agent.config as c; d.Decoder(c.Config()); print('google' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
