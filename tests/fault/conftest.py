@@ -79,6 +79,18 @@ class Source:
         return Account(sent, sent - there, rows - there, wrong)
 
 
+def pss_mb(program: Program) -> float:
+    """Return the memory that is the program's own share, in MB (proc(5), smaps_rollup)."""
+    with open(f"/proc/{program.pid}/smaps_rollup", encoding="ascii") as rollup:  # noqa: PTH123  # the kernel's file
+        return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) / 1024
+
+
+@pytest.fixture
+def memory_mb() -> Callable[[Program], float]:
+    """Give ``pss_mb``."""
+    return pss_mb
+
+
 @pytest.fixture
 def start_source() -> type[Source]:
     """Give the function that starts a house computer for a gateway; it ends with the gateway's other programs."""

@@ -39,7 +39,8 @@ class Orders:
 
     Reading i is stamped ``first_ms + i * step_ms`` and is of one of ``houses`` x ``signals`` series in turn. With
     ``bare`` the second half of the series has no stamps: its readings are of the time of their arrival. With ``flat``
-    message i holds all signals of one house, whose messages are ``step_ms`` apart.
+    message i holds all signals of one house, whose messages are ``step_ms`` apart. ``padding`` makes each of them that many
+    bytes heavier.
     """
 
     port: int
@@ -51,11 +52,13 @@ class Orders:
     signals: int = 5
     bare: bool = False
     flat: bool = False
+    padding: int = 0
     client_id: str = "house-computer"
 
     def publish(self, i: int) -> bytes:
         """Return the packet of message ``i``."""
         topic, payload = self._flat(i) if self.flat else self._value(i)
+        payload += b" " * self.padding
         body = len(topic).to_bytes(2, "big") + topic + (i % 0xFFFF + 1).to_bytes(2, "big") + payload
         return b"\x32" + _length(len(body)) + body  # PUBLISH, QoS 1
 

@@ -26,12 +26,6 @@ WARNED_WITHIN_S = 5.0
 MOST_MB = 25.0  # above its size at rest: an inbox of 2,000 messages, a turn of them in columns, what identity needs
 
 
-def pss_mb(program: Program) -> float:
-    """Return the memory that is the program's own share, in MB (proc(5), smaps_rollup)."""
-    with open(f"/proc/{program.pid}/smaps_rollup", encoding="ascii") as rollup:  # noqa: PTH123  # the kernel's file
-        return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) / 1024
-
-
 @pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.long)])
 def test_a_flood_neither_loses_nor_swells_nor_delays_a_warning(
     seconds: int,
@@ -40,6 +34,7 @@ def test_a_flood_neither_loses_nor_swells_nor_delays_a_warning(
     mqtt: Callable[..., Mqtt],
     until: Callable[..., None],
     start_source: type[Source],
+    memory_mb: Callable[[Program], float],
 ) -> None:
     """What the agent cannot take yet waits in the broker; from its own receipt a warning takes less than 5 s."""
     gateway = make_gateway(
@@ -52,7 +47,7 @@ def test_a_flood_neither_loses_nor_swells_nor_delays_a_warning(
     ear, mouth = mqtt(STUCK_TOPIC), mqtt()
     mouth.say(f"{FLOCK}/command", {"id": "p", "action": "place", "flock": "A1", "placed_on": "2025-12-20"})
     until(lambda: gateway.count("flocks") == 1, "the flock is placed")
-    at_rest_mb = pss_mb(agent)
+    at_rest_mb = memory_mb(agent)
     source = start_source(
         gateway,
         broker.port,
@@ -68,7 +63,7 @@ def test_a_flood_neither_loses_nor_swells_nor_delays_a_warning(
     deadline = time.monotonic() + seconds * 6
     while gateway.count("readings") < RATE * seconds + len(stuck) or not heard_at:
         assert time.monotonic() < deadline, f"{gateway.count('readings')} readings are there"
-        most_mb = max(most_mb, pss_mb(agent))
+        most_mb = max(most_mb, memory_mb(agent))
         if source.program.code is not None and not behind:
             behind = RATE * seconds - gateway.count("readings")
         if not heard_at and not ear.heard.empty():
