@@ -1,5 +1,6 @@
 # Two commands are enough to begin: `make demo` and `make test`. Each is complete on a machine with Python and make.
 PYTHON ?= python3
+KILLS ?= 200
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -8,7 +9,7 @@ LOCK := --universal --generate-hashes --python-version 3.11 --fork-strategy fewe
 	--custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install check bench fuzz models evaluate wheel lock clean
+.PHONY: help demo test install check chaos bench fuzz models evaluate wheel lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -43,6 +44,9 @@ check: install ## format, lint, types, imports, tests: the same as .ci/run
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
+
+chaos: install ## the faults that take minutes: KILLS=200 kills of a busy farm, a flood of a minute
+	KILLS=$(KILLS) $(BIN)/python -m pytest -m long -s tests/fault
 
 bench: install ## figures beside the floors measured in the same run
 	$(BIN)/python -m pytest -m bench -s tests/bench

@@ -18,6 +18,7 @@ from agent.domain import to_ms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.conftest import Broker, Gateway, Mqtt, Program
     from tests.fault.conftest import Source
@@ -159,6 +160,33 @@ def test_readings_survive_a_kill_at_each_point_of_a_turn(
     for row in gateway.rows("readings"):
         values.setdefault(row["signal"], []).append(row["value"])
     assert values == {"ammonia": [*range(60)], "humidity": [*range(20, 80)], "co2": [800]}
+
+
+def test_windows_are_rebuilt_of_readings_that_were_acknowledged_and_not_yet_seen_by_a_model(
+    broker: Broker,
+    make_gateway: Callable[..., Gateway],
+    make_bundle: Callable[[], Path],
+    mqtt: Callable[..., Mqtt],
+    until: Callable[..., None],
+) -> None:
+    """Killed after the ack: the broker has forgotten them, so the model sees them from the store or never."""
+    gateway = make_gateway(broker.port, models=f'directory = "{make_bundle().parents[1]}"\nuse = ["weight"]')
+    clock = SimulatedClock(START, time.time() - 6, 3_600.0)  # it is six o'clock, and an hour passes in a second
+    flags = ("--simulated-clock", str(clock))
+    agent = gateway.agent(*flags)
+    mouth = mqtt()
+    mouth.say(f"{FLOCK}/command", {"id": "p", **PLACE})
+    until(lambda: gateway.count("flocks") == 1, "the flock is placed")
+    assert agent.stop() == 0
+    litres = range(1, 61)
+    mouth.say_all([("skov/farm1/house1/water", {"value": i, "at": to_ms(START) + 60_000 * i}) for i in litres])
+    dying = dying_agent(gateway, "after ack", str(clock))
+    assert dying.wait() == SIGKILLED, dying.said()
+    assert gateway.count("readings") == len(litres)
+    ear = mqtt("flockwatch/farm1/house1/prediction/weight_g")
+    gateway.agent(*flags)
+    said = ear.hear_json("flockwatch/farm1/house1/prediction/weight_g")
+    assert said["horizons"][0]["p50"] > 0  # this model's "weight" is the water of three days: nothing, had it seen none
 
 
 # --- warnings and commands --------------------------------------------------------------------------------------------
