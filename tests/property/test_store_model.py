@@ -1,12 +1,17 @@
-"""The store against a plain dict, whatever arrives in whatever order, through kills, restarts, seals and prunings."""
+"""The store against a plain dict, whatever arrives in whatever order.
+
+Through kills, restarts, full disks, seals and prunings, and through an older copy that somebody puts back.
+"""
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
 import tempfile
-from contextlib import closing
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,10 +19,16 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agent.domain import Quality, SeriesKey, TimeQuality, from_ms
+from agent.domain import Message, Quality, SeriesKey, TimeQuality, from_ms
+from agent.errors import StoreError
 from agent.readings import Readings
 from agent.store import Store, StoreReader
+from agent.store.file import transaction
 from agent.store.index import SEALED_PERIOD_MS
+from agent.store.writer import CONFLICTS_PER_HOUR
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 T = 1_795_000_000_000 // SEALED_PERIOD_MS * SEALED_PERIOD_MS
 KEYS = (SeriesKey("house1", "water"), SeriesKey("house1", "co2"), SeriesKey("house2", "water"))
@@ -54,6 +65,27 @@ def readings_of(rows: list[Row]) -> Readings:
     )
 
 
+@contextmanager
+def full_disk(db: sqlite3.Connection, path: Path, doing: str) -> Iterator[None]:
+    """Stand in for the store's transaction: all goes well until the commit."""
+    with transaction(db, path, doing):
+        yield
+        message = "database or disk is full"
+        raise sqlite3.OperationalError(message)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy of house.db that somebody made, and what the plain dict was then."""
+
+    folder: Path
+    rows: list[Row]
+    model: dict[tuple[SeriesKey, int], float]
+    newest: dict[SeriesKey, int]
+    pruned: set[tuple[SeriesKey, int]]
+    unacknowledged: set[int]
+
+
 class StoreMachine(RuleBasedStateMachine):
     """First value wins, nothing lost, nothing doubled."""
 
@@ -71,6 +103,10 @@ class StoreMachine(RuleBasedStateMachine):
         self.newest: dict[SeriesKey, int] = {}
         self.pruned: set[tuple[SeriesKey, int]] = set()
         self.sealed_seq = 0
+        self.unacknowledged: set[int] = set()  # mids of the arrivals that the broker may send again
+        self.is_acknowledged = False  # they are forgotten with the next commit
+        self.conflicts = 0  # recorded since the start of the store
+        self.copy: Copy | None = None
 
     @property
     def path(self) -> Path:
@@ -87,7 +123,7 @@ class StoreMachine(RuleBasedStateMachine):
     def append(self, rows: list[Row]) -> None:
         self.append_rows(rows)
 
-    def append_rows(self, rows: list[Row]) -> None:
+    def append_rows(self, rows: list[Row], arrivals: tuple[Message, ...] = ()) -> None:
         new: list[tuple[Row, bool]] = []
         duplicates = conflicts = 0
         for key, at, value in rows:
@@ -100,10 +136,16 @@ class StoreMachine(RuleBasedStateMachine):
                 conflicts += 1
             self.newest[key] = max(at, self.newest.get(key, at))
         before = self.store.counters.duplicates, self.store.counters.conflicts
-        returned = self.store.append(readings_of(rows), at_ms=T)
+        returned = self.store.append(readings_of(rows), arrivals=arrivals, at_ms=T)
         after = self.store.counters.duplicates, self.store.counters.conflicts
         assert (after[0] - before[0], after[1] - before[1]) == (duplicates, conflicts)
         self.rows += [row for row, _ in new]
+        recorded = min(conflicts, CONFLICTS_PER_HOUR - self.conflicts)
+        self.conflicts += recorded
+        if new or recorded or arrivals:
+            fresh = {message.mid for message in arrivals}
+            self.unacknowledged = fresh | (set() if self.is_acknowledged else self.unacknowledged)
+            self.is_acknowledged = False
         assert returned.last_seq == self.store.last_seq == len(self.rows)
         got = zip(
             [returned.keys[i] for i in returned.key], returned.at_ms.tolist(), returned.value.tolist(), strict=True
@@ -118,21 +160,90 @@ class StoreMachine(RuleBasedStateMachine):
         first = data.draw(st.integers(0, len(self.rows) - 1))
         self.append_rows(self.rows[first:])
 
+    @rule(rows=BLOCKS)
+    def append_to_a_full_disk(self, rows: list[Row]) -> None:
+        """What fails at its commit has not happened, on the disk or in memory: tried again, it is as new."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("agent.store.writer.transaction", full_disk)
+            if any((key, at) not in self.model for key, at, _ in rows):
+                with pytest.raises(StoreError):
+                    self.store.append(readings_of(rows), at_ms=T)
+        self.nothing_is_lost_and_nothing_doubled()
+        self.append_rows(rows)
+
+    @rule(key=st.sampled_from(KEYS), at=TIMES, mid=st.integers(1, 2), acknowledged=st.booleans())
+    def arrive(self, key: SeriesKey, at: int, mid: int, acknowledged: bool) -> None:
+        """A message without a time of its own: all that tells it from its repetition is that it is marked as one."""
+        if acknowledged:  # those before it
+            self.store.acknowledged()
+            self.is_acknowledged = bool(self.unacknowledged)
+        message = Message("skov/farm1/house1/co2", b"1", 1, mid, False, False, 1, T, 0.0)
+        assert not self.store.is_redelivered(message)
+        again = self.store.is_redelivered(replace(message, dup=True))
+        assert again == (mid in self.unacknowledged)
+        if not again:
+            self.append_rows([(key, at, 1.0)], (message,))
+
+    def open_again(self) -> None:
+        self.store = Store.open(self.path)
+        self.is_acknowledged = False  # known in memory only: what was acknowledged is kept until it is so again
+        self.conflicts = 0
+
     @rule()
     def end_and_start_again(self) -> None:
         self.store.close()
-        self.store = Store.open(self.path)
+        self.open_again()
 
     @rule()
     def kill_and_start_again(self) -> None:
         """What a killed process leaves are its files as they are at that moment."""
-        left = Path(tempfile.mkdtemp())
-        for name in ("house.db", "house.db-wal", "sync.db"):
-            if (self.folders[-1] / name).exists():
-                shutil.copy(self.folders[-1] / name, left / name)
+        left = self.copied("house.db", "house.db-wal", "sync.db")
         self.store.close()
         self.folders.append(left)
-        self.store = Store.open(self.path)
+        self.open_again()
+
+    def copied(self, *names: str) -> Path:
+        """Return a folder with the files of that name that there are, as they are at this moment."""
+        folder = Path(tempfile.mkdtemp())
+        for name in names:
+            if (self.folders[-1] / name).exists():
+                shutil.copy(self.folders[-1] / name, folder / name)
+        return folder
+
+    @precondition(lambda self: self.copy is None and self.rows)
+    @rule()
+    def make_a_copy(self) -> None:
+        folder = self.copied("house.db", "house.db-wal")
+        self.folders.insert(0, folder)
+        self.copy = Copy(
+            folder,
+            list(self.rows),
+            dict(self.model),
+            dict(self.newest),
+            set(self.pruned),
+            set(self.unacknowledged),
+        )
+
+    @precondition(lambda self: self.copy is not None)
+    @rule(sealed=st.booleans())
+    def put_the_copy_back(self, sealed: bool) -> None:
+        """What came after the copy is gone from here, sealed or not; numbers that are sealed are not used again."""
+        assert self.copy is not None
+        if sealed:
+            self.seal(1.0)
+        generation, sealed_anew = self.store.generation, self.sealed_seq > len(self.copy.rows)
+        self.store.close()
+        for path in self.folders[-1].glob("house.db*"):
+            path.unlink()
+        for path in self.copy.folder.iterdir():
+            shutil.copy(path, self.folders[-1] / path.name)
+        self.rows, self.model, self.newest = self.copy.rows, self.copy.model, self.copy.newest
+        self.pruned, self.unacknowledged = self.copy.pruned, self.copy.unacknowledged
+        self.copy = None
+        self.open_again()
+        assert (self.store.generation != generation) == sealed_anew
+        if sealed_anew:
+            self.sealed_seq = 0
 
     @rule(share=st.floats(0, 1))
     def observe(self, share: float) -> None:
