@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from agent.store import LAKE_COLUMNS
 from sync import outbox as outbox_module
-from sync.lake import ObjectName, write_durably
+from sync.lake import ObjectName, part_of, write_durably
 from sync.outbox import Outbox
 
 MIDNIGHT_MS = 1_795_305_600_000  # 2026-11-22T00:00:00Z
@@ -28,6 +28,7 @@ ats = st.lists(
     st.sampled_from([MIDNIGHT_MS - 1, MIDNIGHT_MS, MIDNIGHT_MS + 86_400_000, BROKEN]), min_size=1, max_size=6
 )
 streams = st.sampled_from(STREAMS)
+crashes = st.sampled_from(["before", "in", "after"])  # of the writing of an object
 
 
 class House:
@@ -60,14 +61,15 @@ class OutboxModel(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="outbox-model-"))
         self.house = House("00000001")
-        self.past: list[House] = []
+        self.past: list[tuple[House, dict[str, int]]] = []  # those before, and how far each stream was sealed
+        self.site = "farm1"
         self.cloud: dict[str, bytes] = {}
         self.range_patch = mock.patch.object(outbox_module, "RANGE_ROWS", 4)
         self.range_patch.start()
         self.outbox = self.opened()
 
     def opened(self) -> Outbox:
-        return Outbox.open(self.folder / "sync.db", self.folder / "lake", self.house, "farm1")
+        return Outbox.open(self.folder / "sync.db", self.folder / "lake", self.house, self.site)
 
     def reopen(self) -> None:
         self.outbox.close()
@@ -86,29 +88,62 @@ class OutboxModel(RuleBasedStateMachine):
     def add(self, stream: str, rows: list[int]) -> None:
         self.house.ats[stream] += rows
 
-    @rule(stream=streams)
-    def seal(self, stream: str) -> None:
-        self.outbox.seal_next(stream, self.house.last_seq(stream), 1)
+    @rule(stream=streams, share=st.sampled_from([0.5, 1.0]))
+    def seal(self, stream: str, share: float) -> None:
+        """Of what waits, all or a part: what is due was counted a while ago."""
+        unsealed = self.outbox.unsealed(stream)
+        last_seq = self.house.last_seq(stream)
+        up_to = last_seq - unsealed + round(share * unsealed)
+        self.outbox.seal_next(stream, up_to, 1)
 
-    @rule(stream=streams, after=st.integers(0, 3), written=st.booleans())
-    def crash_in_a_seal(self, stream: str, after: int, written: bool) -> None:
-        """Stop in the middle of the seal, before or after the object number ``after`` is written."""
+    @rule(stream=streams, objects=st.integers(0, 3), crash=crashes, is_process=st.booleans())
+    def fail_in_a_seal(self, stream: str, objects: int, crash: str, is_process: bool) -> None:
+        """After so many objects the process dies, or only the disk fails and the same process tries again."""
         n = 0
 
         def write(path: Path, data: bytes) -> None:
             nonlocal n
-            if n == after and not written:
+            if n == objects and crash == "before":
+                raise OSError(errno.EIO, "crash")
+            if n == objects and crash == "in":
+                path.parent.mkdir(parents=True, exist_ok=True)
+                part_of(path).write_bytes(data[: len(data) // 2])
                 raise OSError(errno.EIO, "crash")
             write_durably(path, data)
-            if n == after:
+            if n == objects:
                 raise OSError(errno.EIO, "crash")
             n += 1
 
         with mock.patch.object(outbox_module, "write_durably", write):
             try:
-                self.seal(stream)
+                self.seal(stream, 1.0)
             except OSError:
+                if is_process:
+                    self.reopen()
+
+    @rule(stream=streams, noted=st.integers(0, 2))
+    def die_between_objects_and_watermark(self, stream: str, noted: int) -> None:
+        """All objects are written; of the transaction that notes them, nothing or a part is done."""
+        real, n = Outbox._note_object, 0
+
+        def note(outbox: Outbox, name: ObjectName, data: bytes, at_ms: int) -> None:
+            nonlocal n
+            if n == noted:
+                raise KeyboardInterrupt
+            n += 1
+            real(outbox, name, data, at_ms)
+
+        with mock.patch.object(Outbox, "_note_object", note):
+            try:
+                self.seal(stream, 1.0)
+            except KeyboardInterrupt:
                 self.reopen()
+
+    @rule(site=st.sampled_from(["farm1", "farm2"]))
+    def rename_the_site(self, site: str) -> None:
+        """It is part of an object's name: an intent keeps that of its own time."""
+        self.site = site
+        self.reopen()
 
     @rule()
     def restart(self) -> None:
@@ -141,15 +176,18 @@ class OutboxModel(RuleBasedStateMachine):
             self.reopen()
 
     @precondition(lambda self: len(self.past) < 2)
-    @rule()
-    def replace_house_db(self) -> None:
-        """The SD card died: a new house.db, a new generation; all that was sealed stays."""
-        for stream in STREAMS:
-            while self.outbox.unsealed(stream) > 0:
-                self.seal(stream)
-        self.past.append(self.house)
-        self.house = House(f"{len(self.past) + 1:08x}")
+    @rule(kept=st.sampled_from([0.0, 0.5]))
+    def replace_house_db(self, kept: float) -> None:
+        """The card died, or an older copy was put back: another generation, with none or some of the same rows."""
+        self.past.append((self.house, {stream: self.sealed_seq(stream) for stream in STREAMS}))
+        copy = House(f"{len(self.past) + 1:08x}")
+        for stream, ats_of in self.house.ats.items():
+            copy.ats[stream] = ats_of[: round(kept * len(ats_of))]
+        self.house = copy
         self.reopen()
+
+    def sealed_seq(self, stream: str) -> int:
+        return self.house.last_seq(stream) - self.outbox.unsealed(stream)
 
     @invariant()
     def what_is_in_the_cloud_is_in_the_lake(self) -> None:
@@ -166,15 +204,13 @@ class OutboxModel(RuleBasedStateMachine):
             assert name is not None
             seqs = found.setdefault((name.stream, name.generation), Counter())
             seqs.update(read_parquet(path).read_all()["seq"].to_pylist())
-        for house in [*self.past, self.house]:
+        for house, sealed in [*self.past, (self.house, {stream: self.sealed_seq(stream) for stream in STREAMS})]:
             for stream in STREAMS:
                 here = found.get((stream, house.generation), Counter())
                 sound = {seq for seq, at in enumerate(house.ats[stream], 1) if at != BROKEN}
-                unsealed = self.outbox.unsealed(stream) if house is self.house else 0
-                sealed_seq = house.last_seq(stream) - unsealed
                 assert set(here) <= sound
                 assert max(here.values(), default=1) == 1
-                assert {seq for seq in sound if seq <= sealed_seq} <= set(here)
+                assert {seq for seq in sound if seq <= sealed[stream]} <= set(here)
 
 
 OutboxModel.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
