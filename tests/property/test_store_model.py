@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import tempfile
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,18 +74,6 @@ def full_disk(db: sqlite3.Connection, path: Path, doing: str) -> Iterator[None]:
         raise sqlite3.OperationalError(message)
 
 
-@dataclass(frozen=True)
-class Copy:
-    """A copy of house.db that somebody made, and what the plain dict was then."""
-
-    folder: Path
-    rows: list[Row]
-    model: dict[tuple[SeriesKey, int], float]
-    newest: dict[SeriesKey, int]
-    pruned: set[tuple[SeriesKey, int]]
-    unacknowledged: set[int]
-
-
 class StoreMachine(RuleBasedStateMachine):
     """First value wins, nothing lost, nothing doubled."""
 
@@ -106,7 +94,6 @@ class StoreMachine(RuleBasedStateMachine):
         self.unacknowledged: set[int] = set()  # mids of the arrivals that the broker may send again
         self.is_acknowledged = False  # they are forgotten with the next commit
         self.conflicts = 0  # recorded since the start of the store
-        self.copy: Copy | None = None
 
     @property
     def path(self) -> Path:
@@ -171,7 +158,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.nothing_is_lost_and_nothing_doubled()
         self.append_rows(rows)
 
-    @rule(key=st.sampled_from(KEYS), at=TIMES, mid=st.integers(1, 2), acknowledged=st.booleans())
+    @rule(key=st.sampled_from(KEYS), at=TIMES, mid=st.integers(1, 2), acknowledged=st.sampled_from([True, False]))
     def arrive(self, key: SeriesKey, at: int, mid: int, acknowledged: bool) -> None:
         """A message without a time of its own: all that tells it from its repetition is that it is marked as one."""
         if acknowledged:  # those before it
@@ -210,39 +197,28 @@ class StoreMachine(RuleBasedStateMachine):
                 shutil.copy(self.folders[-1] / name, folder / name)
         return folder
 
-    @precondition(lambda self: self.copy is None and self.rows)
-    @rule()
-    def make_a_copy(self) -> None:
-        folder = self.copied("house.db", "house.db-wal")
-        self.folders.insert(0, folder)
-        self.copy = Copy(
-            folder,
-            list(self.rows),
-            dict(self.model),
-            dict(self.newest),
-            set(self.pruned),
-            set(self.unacknowledged),
-        )
-
-    @precondition(lambda self: self.copy is not None)
-    @rule(sealed=st.booleans())
-    def put_the_copy_back(self, sealed: bool) -> None:
+    @precondition(lambda self: self.rows)
+    @rule(rows=IN_ORDER, then=st.sampled_from(["sealed", "sealed and pruned", "nothing"]))
+    def put_an_older_copy_back(self, rows: list[Row], then: str) -> None:
         """What came after the copy is gone from here, sealed or not; numbers that are sealed are not used again."""
-        assert self.copy is not None
-        if sealed:
+        copy = self.copied("house.db", "house.db-wal")
+        self.folders.insert(0, copy)
+        known = list(self.rows), dict(self.model), dict(self.newest), set(self.pruned), set(self.unacknowledged)
+        self.append_rows(rows)
+        if then != "nothing":
             self.seal(1.0)
-        generation, sealed_anew = self.store.generation, self.sealed_seq > len(self.copy.rows)
+        if then == "sealed and pruned":
+            self.prune(0, T + 10 * SEALED_PERIOD_MS)
         self.store.close()
         for path in self.folders[-1].glob("house.db*"):
             path.unlink()
-        for path in self.copy.folder.iterdir():
+        for path in copy.iterdir():
             shutil.copy(path, self.folders[-1] / path.name)
-        self.rows, self.model, self.newest = self.copy.rows, self.copy.model, self.copy.newest
-        self.pruned, self.unacknowledged = self.copy.pruned, self.copy.unacknowledged
-        self.copy = None
+        self.rows, self.model, self.newest, self.pruned, self.unacknowledged = known
+        generation, is_used = self.store.generation, self.sealed_seq > len(self.rows)
         self.open_again()
-        assert (self.store.generation != generation) == sealed_anew
-        if sealed_anew:
+        assert (self.store.generation != generation) == is_used
+        if is_used:
             self.sealed_seq = 0
 
     @rule(share=st.floats(0, 1))
