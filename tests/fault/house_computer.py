@@ -39,7 +39,7 @@ class Orders:
 
     Reading i is stamped ``first_ms + i * step_ms`` and is of one of ``houses`` x ``signals`` series in turn. With
     ``bare`` the second half of the series has no stamps: its readings are of the time of their arrival. With ``flat``
-    message i holds all signals of one house, whose messages are ``step_ms`` apart. ``padding`` makes each of them that many
+    message i holds all signals of one house, whose messages are ``step_ms`` apart. ``padding`` makes each that many
     bytes heavier.
     """
 
