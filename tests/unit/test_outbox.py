@@ -34,12 +34,16 @@ class Recorded:
     events: dict[str, list[tuple[int, object]]] = field(default_factory=lambda: {stream: [] for stream in PUSH_ORDER})
     pruned: int = 0
     unreadable: set[int] = field(default_factory=set)
+    waiting: int = 0  # the newest readings that are not to be sealed yet
 
     def add(self, stream: str, *ats_ms: int, text: object = "text") -> None:
         self.events[stream] += [(at_ms, text) for at_ms in ats_ms]
 
     def last_seq(self, stream: str) -> int:
         return len(self.events[stream])
+
+    def sealable_seq(self, stream: str) -> int:
+        return self.last_seq(stream) - (self.waiting if stream == "readings" else 0)
 
     def rows(self, stream: str, first_seq: int, last_seq: int) -> dict[str, list[Any]]:
         seqs = [seq for seq in range(first_seq, min(last_seq, self.last_seq(stream)) + 1) if seq > self.pruned]
