@@ -1,9 +1,9 @@
 """What the house computers say about the time: the evidence where nothing else keeps the gateway's clock. Pure.
 
 They have clocks of their own, with a battery. If, for minutes, most of them are ahead of us by the same time, it is we
-who are behind: by a power cut, most often. The *lead* of a house is the largest distance by which its readings were
-dated ahead of their arrival: those that waited somewhere are dated behind, and do not count. Senders that are behind us
-prove nothing, and neither does one whose lead no majority shares.
+who are behind: by a power cut, most often. The *lead* of a house is how far its readings are dated ahead of their
+arrival: the third largest distance that was seen, since those that waited somewhere are dated behind, and one or two
+may be mistakes. Senders that are behind us prove nothing, and neither does one whose lead no majority shares.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent.readings import Readings
 
 HEARD_FOR_S = 180.0  # real time over which they must agree: longer than a burst after a reconnect
-HEARD_OFTEN = 3  # blocks of readings that make a house a witness
+HEARD_OFTEN = 3  # blocks of readings that make a house a witness, and that its lead must be seen in
 AHEAD_MS = 86_400_000  # a sender's time that is marked as untrusted is more than this ahead
 AGREE_MS = 60_000  # clocks of house computers are set by hand, to the minute
 
@@ -35,7 +35,7 @@ class Senders:
 
     def __init__(self) -> None:
         self._since: float | None = None
-        self._leads: dict[str, tuple[int, int]] = {}  # house -> blocks heard, its largest lead in ms
+        self._leads: dict[str, list[int]] = {}  # house -> the largest leads of its blocks in ms, ascending
 
     def hear(self, readings: Readings, monotonic: float) -> None:
         """Take the times that senders gave with their zone; a late reading's is only known not to be of now."""
@@ -52,14 +52,13 @@ class Senders:
             house, lead = readings.keys[number].house, int(lead_ms[key == number].max())
             block[house] = max(lead, block.get(house, lead))
         for house, lead in block.items():
-            blocks, largest = self._leads.get(house, (0, lead))
-            self._leads[house] = blocks + 1, max(lead, largest)
+            self._leads[house] = sorted([*self._leads.get(house, ()), lead])[-HEARD_OFTEN:]
 
     def verdict(self, monotonic: float) -> Lead | None:
         """Return what most houses agree on once they were heard for long enough; None before, or where they do not."""
         if self._since is None or monotonic - self._since < HEARD_FOR_S:
             return None
-        leads = sorted(largest for blocks, largest in self._leads.values() if blocks >= HEARD_OFTEN)
+        leads = sorted(largest[0] for largest in self._leads.values() if len(largest) == HEARD_OFTEN)
         self.forget()
         if not leads:
             return None

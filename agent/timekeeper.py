@@ -198,7 +198,7 @@ class Timekeeper:
             return list(messages)
         return [
             replace(message, received_ms=message.received_ms + moved_ms)
-            if (moved_ms := sum(s.delta_ms for s in self._steps if s.monotonic > message.received_monotonic))
+            if (moved_ms := sum(s.delta_ms for s in self._steps if s.monotonic >= message.received_monotonic))
             else message
             for message in messages
         ]
