@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEFT_OUT = ("unacknowledged", "rejected", "clocks")
-"""Tables that a snapshot does not take: what another broker will never repeat, what nobody needs again, and by which clock
-of this boot readings came: another machine knows nothing better about it."""
+"""Tables that a snapshot does not take: what another broker will never repeat, what nobody needs again, and by which
+clocks of this machine the readings came."""
 
 STOP_IT = "stop the agent first: systemctl stop flockwatch-agent"
 
