@@ -32,6 +32,7 @@ from agent.predict import Predictor
 from agent.quality import Known, QualityJudge
 from agent.readings import HouseSplitter
 from agent.store import Store
+from agent.timekeeper import Timekeeper, steady
 from agent.topics import Topics
 from agent.watch import GRID, HouseWatch, judge_instant
 from agent.window import Bucket
@@ -53,6 +54,7 @@ MESSAGES_PER_TURN = 2_000  # the window that is asked of the broker: more are ne
 HEALTH_EVERY_S = 60.0
 PRUNE_EVERY_S = 600.0
 BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
+AHEAD_MS = 86_400_000  # what is dated further ahead of its arrival is stored, and not observed
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
 
@@ -71,23 +73,11 @@ class Agent:
         self.decoder = decoder
         self.topics = Topics(config.mqtt.topic_prefix, config.site.id)
         self.health = Health(clock.now())
-        self.quality = QualityJudge(config.signal)
-        self.peers = Peers(config.signal)
-        self.watches = [
-            HouseWatch(
-                house.id,
-                signal=config.signal,
-                days=config.site.days,
-                manifests=[model.manifest for model in predictor.models],
-                overrides=config.warnings.rules,
-                rhythm_s=self.quality.rhythm_s,
-                started_monotonic=clock.monotonic(),
-            )
-            for house in config.house
-        ]
+        self.time = Timekeeper(clock, store, config.site.days)
+        self._watch_of: dict[str, HouseWatch] = {}
         targets = {o.target for m in predictor.models if m.manifest.task != "expect" for o in m.manifest.output}
         self.board = Board(bus, self.topics, targets, clock.monotonic())
-        self.orders = Orders(config, store, {watch.house: watch for watch in self.watches})
+        self.orders = Orders(config, store, self._watch_of)
         self._splitter = HouseSplitter()
         self._connection = 0
         self._lost_sessions = 0
@@ -99,15 +89,38 @@ class Agent:
         self._unrecorded: deque[_Instant] = deque()
         self._answers: list[tuple[str, bytes]] = []
         self._requests: dict[str, bytes] = {}  # of the decoder, to senders: the last one on each topic
+        self._is_corrected = False  # readings were dated anew, and the windows do not know it yet
         self._health_due = self._prune_due = clock.monotonic()
         self._observed_seq = 0
-        self.grid = self._restore()
+        self._begin(self.time.spans_to_rebuild())
         for refused in predictor.refused:
             self.degrade(f"model {refused.bundle}", refused.reason)
 
-    def _restore(self) -> Grid:
+    def _begin(self, again: Sequence[tuple[int, int]] | None) -> None:
+        """Make what watches the houses, and let it know the past; ``again``: of these times from the readings anew."""
+        self.quality = QualityJudge(self.config.signal)
+        self.peers = Peers(self.config.signal)
+        self.watches = [
+            HouseWatch(
+                house.id,
+                signal=self.config.signal,
+                days=self.config.site.days,
+                manifests=[model.manifest for model in self.predictor.models],
+                overrides=self.config.warnings.rules,
+                rhythm_s=self.quality.rhythm_s,
+                started_monotonic=self.clock.monotonic(),
+            )
+            for house in self.config.house
+        ]
+        self._watch_of.update({watch.house: watch for watch in self.watches})
+        self.grid = self._restore(again or ())
+        if again is not None:
+            buckets, observed_seq = self._changed_buckets(), self._observed_seq
+            self.store.record(buckets=buckets, observed_seq=observed_seq, windows_rebuilt=True)
+
+    def _restore(self, again: Sequence[tuple[int, int]]) -> Grid:
         """Take back what was known before the restart, and see again what the windows had not been told of."""
-        known = self.store.restore()
+        known = self.store.restore(again)
         for watch in self.watches:
             life = restored(known.houses.get(watch.house))
             standings = [standing for standing in known.standings if standing.house == watch.house]
@@ -132,6 +145,7 @@ class Agent:
 
     def turn(self, messages: Sequence[Message]) -> None:
         """Take what came in through the whole program, once."""
+        self._keep_time()  # a clock that stepped: what it dated wrongly is dated anew
         readings = self._append(messages)  # one transaction, on the disk when it returns; only new rows come back
         self._observe(readings)  # each house takes what is its own
         self._obey(messages)
@@ -142,12 +156,29 @@ class Agent:
         self._record()  # predictions, transitions and windows of each instant, one transaction
         self._publish()  # retained: the final state, not history
 
+    def _keep_time(self) -> None:
+        self.time.turn()
+        self._is_corrected = self.time.correct() or self._is_corrected
+        if self._is_corrected:
+            self._record()
+            again = self.time.spans_to_rebuild()
+            if again is not None:
+                self.store.record(standings=self.time.shifted(s for w in self.watches for s in w.standings.values()))
+                self._begin(again)
+            self._is_corrected = False
+        if not isinstance(self.clock, SimulatedClock):
+            self.degrade("clock", self.time.why_degraded())
+
     def _append(self, messages: Sequence[Message]) -> Readings:
         # of messages that were held, the first ones may be stored already: by the time of arrival they look new
         sensors = [message for message in messages[self._stored :] if self.topics.command(message.topic) is None]
         decoded = self.decoder.decode(
-            sensors, clock_trusted=self.clock.is_trusted(), is_redelivered=self.store.is_redelivered
+            self.time.restamped(sensors),
+            clock_trusted=self.clock.is_trusted(),
+            clock_sure=self.time.is_sure,
+            is_redelivered=self.store.is_redelivered,
         )
+        self.time.hear(decoded.readings)
         for refusal, count in decoded.counts.items():
             if refusal is Refusal.RETAINED:
                 self.health.retained_ignored += count
@@ -167,6 +198,9 @@ class Agent:
     def _observe(self, readings: Readings) -> None:
         if readings.last_seq:
             self._observed_seq = max(self._observed_seq, readings.last_seq)
+        ahead = readings.at_ms > readings.received_ms + AHEAD_MS
+        if ahead.any():  # who is wrong is not known yet: seen again when our own clock is corrected
+            readings = readings.take(~ahead)
         monotonic = self.clock.monotonic()
         self.peers.hear(readings)
         shares = self._splitter.split(readings)
@@ -177,7 +211,7 @@ class Agent:
         self._found = []
 
     def _judge(self) -> None:
-        if not self.clock.is_trusted():
+        if not self.time.may_judge():
             return  # nobody knows what time it is; what comes in is stored, and judged when somebody does
         now = self.clock.now()
         if not self._grid_is_set:  # the first start was in 1970: nothing to judge between then and now
@@ -264,7 +298,7 @@ class Agent:
 
     def farewell(self) -> None:
         """Leave word in the store that the agent was ended, and did not die."""
-        self.store.record(health=self.health_value("stopped"))
+        self.store.record(health=self.health_value("stopped"), time=self.time.known())
 
     # --- commands
 
@@ -298,8 +332,8 @@ class Agent:
             self._health_due = monotonic + HEALTH_EVERY_S
             value = self.health_value("online")
             self.bus.publish(self.topics.health, json.dumps(value).encode(), retain=True)
-            self.store.record(health=value)
-        if monotonic >= self._prune_due:
+            self.store.record(health=value, time=self.time.known())
+        if monotonic >= self._prune_due and self.time.may_prune():
             self._prune_due = monotonic + PRUNE_EVERY_S
             settings = self.config.store
             self.store.prune(self.clock.now(), keep_hours=settings.keep_hours, max_size_mb=settings.max_size_mb)
@@ -340,6 +374,7 @@ class Agent:
                 "version": importlib.metadata.version("flockwatch"),
                 "gateway": self.store.gateway,
                 "clock_trusted": self.clock.is_trusted(),
+                "clock": self.time.value(),
                 "judged_at": iso(self.grid.last),
                 "readings": asdict(counters),
                 "broker": {
@@ -414,6 +449,7 @@ def run(config: Config, clock: Clock) -> int:
     with ExitStack() as stack:
         notifier = Notifier(os.environ)
         store = stack.enter_context(Store.open(config.data.house_db, sync_db=config.data.sync_db))
+        clock = steady(clock, store)
         days = config.site.days
         bundles, missing = _bundles(config)
         predictor = Predictor.load(bundles, days, config.models.threads)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from agent.config import Config
 
+CLOCKS_SHOWN = 20  # the last ones; nearly always there are one or two
 _WATCHED = ("readings", "warnings", "predictions")
 
 
@@ -33,6 +34,7 @@ def status_value(config: Config) -> dict[str, Any]:
             "site": config.site.id,
             "gateway": reader.gateway,
             "health": reader.health(),
+            "clocks": [{**clock.value(), "from_seq": clock.first_seq} for clock in reader.clocks()[-CLOCKS_SHOWN:]],
             "counts": reader.counts(),
             "database_mb": round(size / 1e6, 2),
             "lake_objects": len(lake),
@@ -137,6 +139,7 @@ def status_lines(value: Mapping[str, Any]) -> list[str]:
             f" (version {health.get('version', '?')}, {health.get('memory_mb', '?')} MB)"
         ),
         f"broker   {_broker(health.get('broker', {}))}",
+        f"clock    {_clock(health.get('clock', {}))}",
         (
             f"readings {counts['readings']:,} stored, {counts['series']} series; judged up to "
             f"{iso(from_ms(counts['judged_ms'])) if counts['judged_ms'] else 'nothing yet'}"
@@ -171,6 +174,18 @@ def _broker(broker: Mapping[str, Any]) -> str:
     state = "connected" if broker["connected"] else f"not connected: {broker['last_error']}"
     ahead = f"; it sends only {broker['window']} messages ahead: see docs/mqtt.md" if broker.get("window") else ""
     return f"{state}; {broker['received']:,} messages, {broker['connects']} connections{ahead}"
+
+
+def _clock(clock: Mapping[str, Any]) -> str:
+    if not clock:
+        return "unknown"
+    kept = {True: "kept by NTP", False: "nothing keeps it right", None: "whether NTP keeps it is not known"}
+    trust = "trusted" if clock["trusted"] else "not trusted: see docs/time.md"
+    step = clock.get("last_step")
+    moved = f"; moved by {step['delta_ms'] / 1000:+,.0f} s at {step['at']}: {step['why']}" if step else ""
+    correcting = "; readings are being corrected" if clock.get("correcting") else ""
+    keeping = f", {kept[clock['synchronised']]}" if "synchronised" in clock else ""
+    return f"{clock['presumed']}, {trust}{keeping}{moved}{correcting}"
 
 
 def _unsealed(unsealed: Mapping[str, int] | None) -> str:

@@ -139,7 +139,7 @@ class Courier:
             self._data_version = version
             if self._outbox.unsealed(URGENT) > 0:
                 self._targets[URGENT] = self._store.last_seq(URGENT)
-            if self._outbox.unsealed("readings") >= SEAL_ROWS:
+            if self._outbox.unsealed("readings") >= SEAL_ROWS and self._outbox.sealable("readings") >= SEAL_ROWS:
                 self._set_due()
         if (
             not timedelta(0) <= self._clock.now() - self._sealed_at < self._interval
@@ -147,8 +147,8 @@ class Courier:
             self._set_due()
 
     def _set_due(self) -> None:
-        """Let all rows that there are now be due."""
-        self._targets |= {stream: self._store.last_seq(stream) for stream in PUSH_ORDER}
+        """Let all rows that there are now be due, as far as they may be sealed."""
+        self._targets |= {stream: self._store.sealable_seq(stream) for stream in PUSH_ORDER}
         self._sealed_at = self._clock.now()
         self._note = None
 
@@ -157,7 +157,7 @@ class Courier:
         target = self._targets[stream]
         sealed_seq = self._outbox.seal_next(stream, target, to_ms(self._clock.now()))
         self._pause_reason = ""
-        if sealed_seq < target:
+        if sealed_seq < min(target, self._store.sealable_seq(stream)):
             return
         del self._targets[stream]
         if stream == URGENT and True in self._lanes:

@@ -93,6 +93,9 @@ class Rows(Protocol):
     def last_seq(self, stream: str) -> int:
         """Return the ``seq`` of the newest row there ever was, 0 where there was none."""
 
+    def sealable_seq(self, stream: str) -> int:
+        """Return the ``seq`` up to which rows may be sealed now."""
+
     def rows(self, stream: str, first_seq: int, last_seq: int) -> Mapping[str, Sequence[Any]]:
         """Return the columns of the rows in the range, both ends included, ``seq`` ascending."""
 
@@ -202,6 +205,10 @@ class Outbox:
         """Return the number of rows of ``stream`` that wait to be sealed."""
         return self._store.last_seq(stream) - self._sealed_seq(stream)
 
+    def sealable(self, stream: str) -> int:
+        """Return the number of those that may be sealed now: readings of untrusted time wait to be corrected."""
+        return max(0, self._store.sealable_seq(stream) - self._sealed_seq(stream))
+
     def watermarks(self) -> list[Watermark]:
         """Return how far each stream of this house.db is sealed."""
         found = self._fetch("SELECT stream, generation, sealed_seq, sealed_at_ms FROM watermarks ORDER BY stream")
@@ -219,12 +226,15 @@ class Outbox:
         intent = self._open_intent(stream)
         if intent is None:
             first = self._sealed_seq(stream) + 1
-            last = min(up_to, first + RANGE_ROWS - 1)
+            last = min(up_to, self._store.sealable_seq(stream), first + RANGE_ROWS - 1)
             if last < first:
                 return first - 1
             generation = self._store.generation
             intent = _Intent(stream, generation, self._site, first, last, at_ms, from_lake=False)
             self._commit_intent(intent)
+            if self._store.sealable_seq(stream) < last:  # the agent begins to correct them, and may not have seen us
+                self._withdraw(stream)
+                return first - 1
         self._fulfil(intent)
         return intent.last_seq
 
@@ -244,10 +254,13 @@ class Outbox:
                 "%s %d to %d were to be sealed, but the house.db that held them is gone: they are lost",
                 *(stream, intent.first_seq, intent.last_seq),
             )
-            with self._transaction():
-                self._db.execute("DELETE FROM intents WHERE stream = ?", (stream,))
+            self._withdraw(stream)
             return None
         return intent
+
+    def _withdraw(self, stream: str) -> None:
+        with self._transaction():
+            self._db.execute("DELETE FROM intents WHERE stream = ?", (stream,))
 
     def _commit_intent(self, intent: _Intent) -> None:
         with self._transaction():

@@ -205,15 +205,17 @@ class Decoder:
         messages: Sequence[Message],
         *,
         clock_trusted: bool = True,
+        clock_sure: bool = True,
         is_redelivered: Callable[[Message], bool] = lambda _message: False,
     ) -> Decoded:
         """Return the readings in ``messages``, and why the rest is none.
 
+        ``clock_trusted`` and ``clock_sure`` say how far our own clock is to be believed: see ``Arrival``.
         ``is_redelivered`` is asked about a repeated message (DUP) whose readings have no time of their own: True drops
         it, as its readings are in the store already. Values of one topic without a time that arrive within one
         millisecond are spread over the following ones, since (house, signal, at) is what tells readings apart.
         """
-        batch = _Batch(Arrival(self._zone, clock_trusted), is_redelivered, self._builder)
+        batch = _Batch(Arrival(self._zone, clock_trusted, clock_sure), is_redelivered, self._builder)
         for message in messages:
             if message.retain:
                 batch.counts[Refusal.RETAINED] += 1

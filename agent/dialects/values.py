@@ -160,11 +160,14 @@ class Arrival:
 
     zone: ZoneInfo
     clock_trusted: bool
+    clock_sure: bool = True  # something outside has set it right: a sender that is a day ahead of it is wrong
 
     def time_of(self, raw: object, received_ms: int) -> tuple[int, TimeQuality] | Refusal:
         """Return milliseconds since 1970 and where they come from, for what a sender gave as the time.
 
-        None is the time of arrival. Without a trusted clock of our own, the future begins in 2100.
+        None is the time of arrival. Without a trusted clock of our own, the future begins in 2100. Where our clock may
+        be behind, for all we know, a sender a day ahead of it is taken at its word and marked: nobody knows who is
+        right, and a good reading that is refused would be lost.
         """
         if raw is None:
             return received_ms, TimeQuality.ARRIVAL if self.clock_trusted else TimeQuality.UNTRUSTED
@@ -184,7 +187,11 @@ class Arrival:
             return Refusal.BAD_TIME
         if at_ms < EARLIEST_MS:
             return Refusal.PAST
-        if at_ms > (received_ms + AHEAD_MS if self.clock_trusted else LATEST_MS):
+        if self.clock_trusted and at_ms > received_ms + AHEAD_MS:
+            if self.clock_sure or at_ms > LATEST_MS:
+                return Refusal.FUTURE
+            return at_ms, TimeQuality.UNTRUSTED
+        if at_ms > LATEST_MS:
             return Refusal.FUTURE
         return at_ms, time_quality
 

@@ -28,6 +28,7 @@ One agent writes: a lock file sees to it. Readers are other processes; in WAL mo
 |---|---|
 | ``writer`` | ``Store``: append, record, restore, prune |
 | ``index``, ``prune``, ``restore`` | its three larger parts |
+| ``times`` | by which clocks readings were received, and the correction of wrong times |
 | ``reader`` | ``StoreReader``, ``sealed_watermarks`` |
 | ``salvage`` | what can still be read of a damaged file |
 | ``tables`` | what lies in the databases, for people |
@@ -42,15 +43,18 @@ from agent.store.reader import StoreReader, sealed_watermarks
 from agent.store.restore import Restored
 from agent.store.rows import LAKE_COLUMNS, STREAMS, BucketRow
 from agent.store.salvage import LostRows, Salvaged, readable_readings, readable_rows, salvage
-from agent.store.writer import Store, StoreCounters
+from agent.store.times import Segment
+from agent.store.writer import KnownTime, Store, StoreCounters
 
 __all__ = [
     "LAKE_COLUMNS",
     "STREAMS",
     "BucketRow",
+    "KnownTime",
     "LostRows",
     "Restored",
     "Salvaged",
+    "Segment",
     "Store",
     "StoreCounters",
     "StoreReader",

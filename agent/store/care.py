@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LEFT_OUT = ("unacknowledged", "rejected")
-"""Tables that a snapshot does not take: what another broker will never repeat, and what nobody needs again."""
+LEFT_OUT = ("unacknowledged", "rejected", "clocks")
+"""Tables that a snapshot does not take: what another broker will never repeat, what nobody needs again, and by which
+clocks of this machine the readings came."""
 
 STOP_IT = "stop the agent first: systemctl stop flockwatch-agent"
 
@@ -102,7 +103,8 @@ def snapshot(path: Path, target: Path, *, with_readings: bool) -> dict[str, str]
                 _raise_highs(db, seen, before)
                 seen = before
             meta |= {"observed_seq": str(max(0, observed - before)), "seen_seq": str(max(0, seen - before))}
-            meta.pop("health", None)
+            for name in ("health", "clock_correction"):
+                meta.pop(name, None)
             db.executemany(SET_META, meta.items())
             db.execute("COMMIT")
             db.execute("DETACH source")

@@ -71,6 +71,12 @@ class Index:
         found = self._db.execute(query, (period, series)).fetchone()
         return unpack_times(found[0]) if found else NO_TIMES
 
+    def is_sealed_time(self, series: int, at_ms: int) -> bool:
+        """Tell whether a reading of this time was pruned."""
+        times = self._sealed(series, at_ms)
+        at = int(np.searchsorted(times, at_ms))
+        return at < len(times) and int(times[at]) == at_ms
+
     # --- keeping it ---------------------------------------------------------------------------------------------------
 
     def is_due(self, last_seq: int) -> bool:
@@ -92,6 +98,18 @@ class Index:
         """Take note that what ``write`` wrote is committed."""
         self.seen.saved()
         self._saved_seq = last_seq
+
+    def write_highs(self) -> None:
+        """Write the newest time of each series anew, after rows were moved in time.
+
+        Reads all rows, and some packed times. What is in memory is wrong from then on: make a new index.
+        """
+        newest = dict(self._db.execute("SELECT series, max(at_ms) FROM readings GROUP BY series"))
+        for series, period in self._db.execute(
+            "SELECT series, max(period) FROM sealed_times GROUP BY series"
+        ).fetchall():
+            newest[series] = max(newest.get(series, 0), int(self._times(period, series)[-1]))
+        self._db.executemany("UPDATE series SET high_ms = ? WHERE id = ?", [(high, n) for n, high in newest.items()])
 
     # --- pruned rows --------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from agent.store.rows import (
     newest_changes,
     standings_of,
 )
+from agent.store.times import sealable_seq, segments_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from agent.domain import FlockChange, Standing
+    from agent.store.times import Segment
 
 PREDICTIONS_LOOKED_AT = 20_000  # rows in which the newest prediction of each target is looked for
 
@@ -114,6 +116,25 @@ class StoreReader:
         with named_errors(self._path, "read"):
             found = self._db.execute(f"SELECT min(seq) FROM {stream}").fetchone()[0]  # noqa: S608  # one of STREAMS
         return 1 if found is None else int(found)
+
+    def sealable_seq(self, stream: str) -> int:
+        """Return up to which row of a stream may be sealed: readings of untrusted time wait, for 7 days at most.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with named_errors(self._path, "read"):
+            last_seq = last_seq_of(self._db, stream)
+            return sealable_seq(self._db, last_seq) if stream == "readings" else last_seq
+
+    def clocks(self) -> list[Segment]:
+        """Return by which clocks the stored readings were received, oldest first.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with named_errors(self._path, "read"):
+            return segments_of(self._db)
 
     def rows(self, stream: str, first_seq: int, last_seq: int) -> dict[str, list[Any]]:
         """Return the rows ``first_seq`` to ``last_seq`` (inclusive) of a stream in the columns of ``LAKE_COLUMNS``.

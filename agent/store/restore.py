@@ -22,7 +22,7 @@ from agent.store.rows import (
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -44,11 +44,15 @@ class Restored:
     commands: tuple[tuple[str, str, str], ...]  # (id, topic, answer) of the last 100, oldest first
     births: tuple[tuple[str, bytes], ...]  # topic and payload, as they were appended
     buckets: Iterator[BucketRow]  # of all houses, in the order of their time
-    newer: Iterator[Readings]  # readings stored after observed_seq, in blocks of at most BLOCK_ROWS
+    newer: Iterator[Readings]  # readings stored after observed_seq (and ``again``), in blocks of at most BLOCK_ROWS
 
 
 def restore(
-    db: sqlite3.Connection, path: Path, newest_ms: dict[SeriesKey, int], keys: tuple[SeriesKey, ...]
+    db: sqlite3.Connection,
+    path: Path,
+    newest_ms: dict[SeriesKey, int],
+    keys: tuple[SeriesKey, ...],
+    again: Sequence[tuple[int, int]] = (),
 ) -> Restored:
     """Read what was known; see ``Store.restore``.
 
@@ -57,6 +61,7 @@ def restore(
         path: of it, for the words of an error.
         newest_ms: the newest time of each series.
         keys: of all series, in the order of their numbers, which begin at 1.
+        again: times (after the first, up to the second) whose readings are seen again, observed or not.
     """
     with named_errors(path, "restore"):
         meta = meta_of(db)
@@ -74,7 +79,7 @@ def restore(
             commands=tuple(reversed(commands)),
             births=tuple(db.execute("SELECT topic, payload FROM births ORDER BY topic")),
             buckets=_buckets(db, path),
-            newer=_newer_readings(db, path, keys, observed_seq),
+            newer=_newer_readings(db, path, keys, observed_seq, again),
         )
 
 
@@ -86,9 +91,19 @@ def _buckets(db: sqlite3.Connection, path: Path) -> Iterator[BucketRow]:
         )
 
 
-def _newer_readings(db: sqlite3.Connection, path: Path, keys: tuple[SeriesKey, ...], seq: int) -> Iterator[Readings]:
+def _newer_readings(
+    db: sqlite3.Connection,
+    path: Path,
+    keys: tuple[SeriesKey, ...],
+    observed_seq: int,
+    again: Sequence[tuple[int, int]],
+) -> Iterator[Readings]:
+    query, seq = NEWER_READINGS, observed_seq
+    if again:
+        wanted = " OR ".join(f"(at_ms > {first:d} AND at_ms <= {last:d})" for first, last in again)
+        query, seq = NEWER_READINGS.replace("seq > ?", f"seq > ? AND (seq > {observed_seq:d} OR {wanted})"), 0
     with named_errors(path, "read what was not observed yet"):
-        for rows in newer_than(db, NEWER_READINGS, seq):
+        for rows in newer_than(db, query, seq):
             seqs, series, at_ms, received_ms, value, quality, time_quality = zip(*rows, strict=True)
             yield Readings(
                 keys,

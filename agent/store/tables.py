@@ -32,6 +32,7 @@ PURPOSES = {
     "readings": "the readings of the last days, as they came",
     "slots": "which rows hold the readings of a minute",
     "sealed_times": "the times of readings that are no longer here, packed",
+    "clocks": "by which clock the readings were received",
     "unacknowledged": "messages that the broker may send again",
     "births": "what Sparkplug nodes said of their metrics: what they send later is read by it",
     "buckets": "what the models look at: sums of ten minutes and of days",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
 from agent.domain import SeriesKey, to_ms
 from agent.errors import StoreError
+from agent.store import times
 from agent.store.file import connect, locked, migrate, named_errors, new_generation, transaction
 from agent.store.index import Index
 from agent.store.prune import Pruner
@@ -42,7 +43,7 @@ from agent.store.rows import (
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
     from pathlib import Path
     from types import TracebackType
@@ -61,6 +62,13 @@ REJECTED_BYTES = 200
 TOPIC_CHARS = 500
 COMMANDS_KEPT = 10_000
 CONFLICTS_PER_HOUR = 100  # recorded one by one; beyond that they are only counted
+
+
+class KnownTime(NamedTuple):
+    """What a restart needs to know of the time; 0 where it was never known."""
+
+    presumed_ms: int  # the last one, trusted or not
+    known_good_ms: int  # the last one that was trusted
 
 
 @dataclass(slots=True)
@@ -322,6 +330,8 @@ class Store:
         judged_at: datetime | None = None,
         observed_seq: int | None = None,
         health: Mapping[str, object] | None = None,
+        time: KnownTime | None = None,
+        windows_rebuilt: bool = False,
     ) -> None:
         """Store what was judged, said and asked in one transaction; it is on the disk when this returns.
 
@@ -338,6 +348,8 @@ class Store:
             judged_at: the grid instant up to which all is judged.
             observed_seq: the number of the last reading that is in the windows (and so in ``buckets``).
             health: what ``status`` shows.
+            time: what is known of the time, for the next start.
+            windows_rebuilt: ``buckets`` and ``observed_seq`` finish a correction of the time: see ``forget_windows``.
 
         None leaves the last one as it was.
 
@@ -351,6 +363,8 @@ class Store:
             meta["observed_seq"] = str(observed_seq)
         if health is not None:
             meta["health"] = as_json(health)
+        if time is not None:
+            meta |= {"presumed_ms": str(time.presumed_ms), "known_good_ms": str(time.known_good_ms)}
         numbers = [(rhythm, self._series[key]) for key, rhythm in (rhythms or {}).items() if key in self._series]
         work: list[tuple[str, Sequence[Sequence[object]]]] = [
             (INSERT_WARNING, [warning_row(event) for event in warnings]),
@@ -364,12 +378,14 @@ class Store:
             (DROP_COMMANDS, [(COMMANDS_KEPT,)] if commands else []),
             (SET_META, list(meta.items())),
         ]
-        if not any(rows for _, rows in work):
+        if not any(rows for _, rows in work) and not windows_rebuilt:
             return
         with self._transaction("record what was judged"):
             for statement, rows in work:
                 if rows:
                     self._db.executemany(statement, rows)
+            if windows_rebuilt:
+                times.drop(self._db)
         if observed_seq is not None:
             self._observed_seq = observed_seq
 
@@ -385,15 +401,96 @@ class Store:
 
     # --- after a restart ----------------------------------------------------------------------------------------------
 
-    def restore(self) -> Restored:
+    def restore(self, again: Sequence[tuple[int, int]] = ()) -> Restored:
         """Return what was known when the process last ended.
+
+        Args:
+            again: times (after the first, up to the second) of which ``newer`` has all readings: of ``forget_windows``.
 
         Raises:
             StoreError: the database cannot be read; while an iterator is used, too.
         """
         seen, keys = self._index.seen, tuple(self._series)
         newest_ms = {key: high for key, n in self._series.items() if (high := seen.high_ms(n)) is not None}
-        return restore(self._db, self._path, newest_ms, keys)
+        return restore(self._db, self._path, newest_ms, keys, again)
+
+    # --- the time: see agent.store.times ------------------------------------------------------------------------------
+
+    def known_time(self) -> KnownTime:
+        """Return what was known of the time when it was last recorded."""
+        meta = meta_of(self._db)
+        return KnownTime(int(meta.get("presumed_ms", 0)), int(meta.get("known_good_ms", 0)))
+
+    def last_segment(self) -> times.Segment | None:
+        """Return by which clock the newest readings were received; None where none was ever noted."""
+        segments = times.segments_of(self._db)
+        return segments[-1] if segments else None
+
+    def note_clock(self, segment: times.Segment, *, delta_ms: int, why: str) -> None:
+        """Store that readings are received by another clock from now on, and what is to be corrected because of it.
+
+        Args:
+            segment: the clock; its ``first_seq`` is set here.
+            delta_ms: by how much its time is ahead of what was presumed before in the same boot.
+            why: what happened, for people.
+
+        Raises:
+            StoreError: nothing of it was stored; or a correction before this one cannot be finished now.
+        """
+        while not self.correct():
+            pass
+        segment = segment._replace(first_seq=self._last_seq + 1)
+        now_ms = segment.began_ms
+        with self._transaction("note the clock"):
+            earlier = times.correction_of(self._db)
+            pending = times.correction_for(self._db, segment, delta_ms, why, earlier=earlier)
+            times.note_segment(self._db, segment)
+            detail = {**segment.value(), "delta_ms": delta_ms, "why": why}
+            self._db.execute(INSERT_EVENT, (now_ms, "clock", None, None, None, None, as_json(detail)))
+            if pending is not None:
+                self._index.write(self._last_seq)
+                times.save(self._db, pending)
+        if pending is not None:
+            self._index.saved(self._last_seq)
+
+    def correct(self) -> bool:
+        """Move the next block of readings whose time is to be corrected; return whether none is left.
+
+        Raises:
+            StoreError: the database failed, or how far is sealed cannot be read; it goes on with the next call.
+        """
+        with named_errors(self._path, "correct the time of readings"):
+            pending = times.correction_of(self._db)
+            if pending is None or pending.moved:
+                return True
+            if pending.sealed_seq is None:
+                sealed = times.sealed_or_about_to_be(self._sync_db, self.generation)
+                pending.sealed_seq, pending.about_to_be = sealed
+            self._save_index()
+            times.Corrector(self._db, self._index, self._transaction).move_block(pending)
+            if pending.moved:
+                self._index = Index(self._db)
+                self._pruner = Pruner(self._db, self._index, self._transaction)
+            return pending.moved
+
+    def forget_windows(self, day_of: Callable[[int], tuple[int, int]]) -> list[tuple[int, int]] | None:
+        """Delete the buckets of the days on which readings were moved; return those times, or None where none were.
+
+        The windows are then to be built anew: by ``restore`` with these times, until ``record`` is told that they are.
+
+        Args:
+            day_of: the beginning and the end of the farm day of a time, all in ms.
+
+        Raises:
+            StoreError: nothing was deleted.
+        """
+        pending = times.correction_of(self._db)
+        if pending is None or not pending.moved:
+            return None
+        spans = times.joined_spans([(day_of(first)[0], day_of(last)[1]) for first, last in pending.spans])
+        with self._transaction("forget what the windows held"):
+            self._db.executemany("DELETE FROM buckets WHERE start_ms >= ? AND start_ms < ?", spans)
+        return spans
 
     # --- forgetting ---------------------------------------------------------------------------------------------------
 

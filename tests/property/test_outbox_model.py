@@ -44,6 +44,9 @@ class House:
     def last_seq(self, stream: str) -> int:
         return len(self.ats[stream])
 
+    def sealable_seq(self, stream: str) -> int:
+        return self.last_seq(stream)
+
     def rows(self, stream: str, first_seq: int, last_seq: int) -> dict[str, list[Any]]:
         seqs = list(range(max(first_seq, self.pruned[stream] + 1), min(last_seq, self.last_seq(stream)) + 1))
         columns: dict[str, list[Any]] = {name: [None] * len(seqs) for name, _ in LAKE_COLUMNS[stream]}

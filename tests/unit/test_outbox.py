@@ -34,12 +34,16 @@ class Recorded:
     events: dict[str, list[tuple[int, object]]] = field(default_factory=lambda: {stream: [] for stream in PUSH_ORDER})
     pruned: int = 0
     unreadable: set[int] = field(default_factory=set)
+    waiting: int = 0  # the newest readings that are not to be sealed yet
 
     def add(self, stream: str, *ats_ms: int, text: object = "text") -> None:
         self.events[stream] += [(at_ms, text) for at_ms in ats_ms]
 
     def last_seq(self, stream: str) -> int:
         return len(self.events[stream])
+
+    def sealable_seq(self, stream: str) -> int:
+        return self.last_seq(stream) - (self.waiting if stream == "readings" else 0)
 
     def rows(self, stream: str, first_seq: int, last_seq: int) -> dict[str, list[Any]]:
         seqs = [seq for seq in range(first_seq, min(last_seq, self.last_seq(stream)) + 1) if seq > self.pruned]
@@ -361,3 +365,36 @@ def test_files_in_the_lake_that_are_not_ours_are_left_alone(tmp_path: Path) -> N
     with _open(tmp_path, Recorded()) as outbox:
         assert outbox.totals().objects == 0
     assert foreign.read_text() == "mine"
+
+
+def test_readings_of_untrusted_time_wait_and_the_others_do_not(tmp_path: Path) -> None:
+    store = Recorded(waiting=2)
+    store.add("readings", *[MIDNIGHT_MS] * 5)
+    store.add("events", MIDNIGHT_MS)
+    with _open(tmp_path, store) as outbox:
+        assert outbox.seal_next("readings", 5, MIDNIGHT_MS) == 3
+        assert (outbox.unsealed("readings"), outbox.sealable("readings")) == (2, 0)
+        assert outbox.seal_next("readings", 5, MIDNIGHT_MS) == 3
+        assert outbox.seal_next("events", 1, MIDNIGHT_MS) == 1
+        store.waiting = 0
+        assert outbox.seal_next("readings", 5, MIDNIGHT_MS) == 5
+    assert _seqs(tmp_path) == [1, 2, 3, 4, 5]
+
+
+def test_a_seal_that_begins_as_the_agent_begins_to_correct_its_rows_is_withdrawn(tmp_path: Path) -> None:
+    """The agent has not seen our intent, so it corrects the rows: they must not be sealed as they were."""
+
+    class Racing(Recorded):
+        asked = 0
+
+        def sealable_seq(self, stream: str) -> int:
+            self.asked += 1
+            return 5 if self.asked == 1 else 1
+
+    store = Racing()
+    store.add("readings", *[MIDNIGHT_MS] * 5)
+    with _open(tmp_path, store) as outbox:
+        assert outbox.seal_next("readings", 5, MIDNIGHT_MS) == 0
+        assert _objects(tmp_path) == {}
+        assert outbox.seal_next("readings", 5, MIDNIGHT_MS) == 1
+    assert _seqs(tmp_path) == [1]

@@ -19,7 +19,7 @@ from agent.config import Config, parse_config
 from agent.domain import About, Reason, SeriesKey, Severity, Standing, WarningEvent, WarningState, to_ms
 from agent.errors import CloudError, CloudRefused, CloudUnreachable, ConfigError, StoreError
 from agent.readings import Readings
-from agent.store import Store, StoreReader
+from agent.store import Segment, Store, StoreReader
 from sync import daemon, retry
 from sync.cloud import Cloud, Put, memory_cloud
 from sync.daemon import Courier, run
@@ -159,6 +159,31 @@ def test_a_clock_that_is_set_back_does_not_stop_sealing(farm: Farm) -> None:
     farm.store.append(_readings(1), at_ms=to_ms(NOW))
     farm.clock.at = NOW - timedelta(days=300)
     farm.turn_until(lambda: farm.sealed() == {"readings": 1})
+
+
+@pytest.mark.parametrize("year", [1970, 2037])
+def test_a_courier_with_a_wrong_clock_seals_and_pushes_all_the_same(farm: Farm, year: int) -> None:
+    farm.store.append(_readings(1), at_ms=to_ms(NOW))
+    farm.turn_until(lambda: farm.sealed() == {"readings": 1})
+    farm.clock.at = datetime(year, 1, 1, tzinfo=UTC)
+    farm.store.append(_readings(1, NOW + timedelta(minutes=1)), at_ms=to_ms(NOW))
+    farm.turn_until(lambda: farm.sealed() == {"readings": 2} and farm.waiting() == 0)
+
+
+def test_a_courier_does_not_run_hot_while_readings_wait_for_the_right_time(farm: Farm) -> None:
+    farm.settle()
+    farm.store.note_clock(Segment(0, "boot", 0, trusted=False, synchronised=False, began_ms=0), delta_ms=0, why="start")
+    farm.store.append(_readings(3), at_ms=to_ms(NOW))
+    farm.clock.at = NOW + timedelta(hours=2)
+    farm.turn_until(lambda: "events" in farm.sealed() and farm.waiting() == 0)
+    assert farm.courier._targets == {}
+    assert "readings" not in farm.sealed()
+    farm.store.note_clock(
+        Segment(0, "boot", 0, trusted=True, synchronised=True, began_ms=to_ms(NOW)), delta_ms=60_000, why="NTP"
+    )
+    assert farm.store.correct()
+    farm.clock.at += timedelta(hours=2)
+    farm.turn_until(lambda: farm.sealed().get("readings") == 3)
 
 
 def test_a_million_readings_do_not_wait_for_the_interval(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
