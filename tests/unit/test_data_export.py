@@ -26,7 +26,7 @@ from agent.export import export, export_replay
 from agent.history import lake_objects, read_object, sealed_up_to
 from agent.readings import Readings
 from agent.replay_files import read_events, read_flocks, spool_readings
-from agent.store import LAKE_COLUMNS, STREAMS, Store, StoreReader
+from agent.store import LAKE_COLUMNS, STREAMS, Segment, Store, StoreReader
 from agent.store.tables import PURPOSES, Selection, rows_of, tables_of
 from sync.lake import encode
 from sync.outbox import Outbox
@@ -48,7 +48,9 @@ def config(tmp_path: Path) -> Config:
     data.mkdir()
     copies = sorted((Path(__file__).parents[1] / "data").glob("house-v*.db"))
     shutil.copyfile(copies[-1], data / "house.db")
-    Store.open(data / "house.db").close()
+    with Store.open(data / "house.db") as store:
+        clock = Segment(0, "boot", to_ms(NOW), trusted=True, synchronised=True, began_ms=to_ms(NOW))
+        store.note_clock(clock, delta_ms=0, why="the agent was started")
     return Config(data=Data(directory=data))
 
 
