@@ -265,6 +265,14 @@ def test_in_the_first_day_and_after_a_gap_nobody_knows_how_long_a_value_stands()
     assert STUCK not in judged.quality.tolist()
 
 
+def test_what_repeats_after_hours_of_nonsense_was_not_seen_to_stand() -> None:
+    judge = judge_of()
+    judge.judge(block(moving(2880)))
+    values = [25.0] * 5 + [99.0] * 240 + [25.0] * 30
+    judged, _ = judge.judge(block(values, start_ms=START_MS + 2880 * MINUTE_MS))
+    assert set(judged.quality[245:].tolist()) == {GOOD}
+
+
 def test_what_stands_at_an_end_of_its_range_is_fog_and_no_fault() -> None:
     key = SeriesKey("house1", "outside_humidity")
     judge = judge_of()

@@ -485,6 +485,22 @@ def test_the_evidence_names_the_fault_that_keeps_it_from_saying(
     assert "since 12:" in said[-1] or "since 11:5" in said[-1]
 
 
+def test_a_gap_that_ends_while_a_sensor_is_at_fault_does_not_hide_the_fault(farm: Farm) -> None:
+    """Nonsense, then half an hour of silence, then nonsense: the fault began before the silence."""
+
+    def nonsense(_at: datetime) -> Mapping[str, float]:
+        return {"water": 10.0, "temperature": 99.0}
+
+    begins = farm.now + timedelta(minutes=1)
+    farm.run(HOUR, nonsense)
+    farm.run(HOUR / 2, lambda _at: {"water": 10.0})
+    farm.run(HOUR / 2, nonsense)
+    assert farm.watch._sensors.why_unknown("temperature", farm.now) == (
+        "temperature shows what cannot be",
+        begins,
+    )
+
+
 def test_two_signals_out_of_course_name_their_common_cause(farm: Farm) -> None:
     events = farm.run(3 * HOUR, lambda at: {"water": 14.0, "temperature": wobbling(at)["temperature"] + 4})
     raised = {event.standing.rule: event for event in events if event.standing.state is WarningState.ACTIVE}
