@@ -29,7 +29,12 @@ class Board:
         self._targets = frozenset(targets)
         self._shown: dict[str, bytes] = {}  # our retained topics as we last published them
         self._predicted: dict[str, bytes] = {}
+        self._raised: set[str] = set()  # warnings that another one has shown
         self._heartbeat_due = monotonic
+
+    def take_over(self, before: Board) -> None:
+        """Take the place of a board: what it has shown and does not stand any more is to be emptied."""
+        self._raised = {topic for topic in before._shown if topic.split("/")[-2] == "warning"} | before._raised
 
     def note(self, outcome: Outcome) -> None:
         """Take the newest predictions of a house: one payload for each target."""
@@ -42,11 +47,15 @@ class Board:
 
     def show(self, watches: Sequence[HouseWatch], at: datetime, monotonic: float, *, anew: bool) -> None:
         """Bring the retained topics to what stands at ``at``, the last judged instant."""
-        for topic, payload in self._wanted(watches, at).items():
+        wanted = self._wanted(watches, at)
+        for topic, payload in wanted.items():
             if anew or self._shown.get(topic) != payload:
                 self._bus.publish(topic, payload, retain=True)
                 self._shown[topic] = payload
         self._clear(watches, at, anew=anew)
+        for topic in self._raised - wanted.keys():  # shown while nothing could be stored, and not found again since
+            self._bus.publish(topic, b"", retain=True)
+        self._raised.clear()
         if monotonic >= self._heartbeat_due:
             self._heartbeat_due = monotonic + HEARTBEAT_S
             for watch in watches:

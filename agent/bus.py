@@ -108,12 +108,10 @@ class Bus:
         health_topic: str | None,
         clock: Clock,
         session_expiry_s: int = NEVER_EXPIRES,
-        was_here: bool = False,
     ) -> None:
         """Prepare; nothing is sent before ``connect``.
 
         ``subscriptions`` are filters and their QoS. ``health_topic`` carries "online", and "offline" as the last will.
-        ``was_here``: this client id was used before, so the broker should hold a session for it.
 
         Raises:
             ConfigError: a file or name in the ``[mqtt]`` section cannot be used.
@@ -124,7 +122,7 @@ class Bus:
         self._where = f"{mqtt.host}:{mqtt.port}"
         self._client_id = client_id
         self._clock = clock
-        self._was_here = was_here
+        self.was_here = False  # this client id was used before, so the broker should hold a session for it
         self._health_topic = health_topic
         self._session_expiry_s = session_expiry_s
         self._subscriptions = [
@@ -335,7 +333,7 @@ class Bus:
         if reason.is_failure:
             self._failed(f"the broker refused us: {reason}")
             return
-        if (self._connection or self._was_here) and not flags.session_present:
+        if (self._connection or self.was_here) and not flags.session_present:
             self.counters.lost_sessions += 1
             logger.warning(
                 "the broker at %s has lost our session: what it took for us while we were away is gone", self._where

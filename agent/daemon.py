@@ -9,7 +9,7 @@ import os
 import signal
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -20,18 +20,30 @@ from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.bus import Bus
 from agent.clock import SimulatedClock
 from agent.dialects import Decoder, Refusal
-from agent.domain import PUBLISHED_STATES, Doubt, Event, SeriesKey, WarningState, from_ms, to_ms
-from agent.errors import BrokerError, BundleError, StoreError
+from agent.domain import (
+    PUBLISHED_STATES,
+    Doubt,
+    Event,
+    FlockChange,
+    SeriesKey,
+    Severity,
+    WarningState,
+    from_ms,
+    to_ms,
+)
+from agent.errors import BrokerError, BundleError, StoreDamaged, StoreError, StoreFull
 from agent.flock import restored
 from agent.grid import Grid
 from agent.health import Health
+from agent.keeper import Keeper, opened
 from agent.notify import Notifier
 from agent.orders import Orders
 from agent.peers import Peers
 from agent.predict import Predictor
 from agent.quality import Known, QualityJudge
 from agent.readings import HouseSplitter
-from agent.store import Store
+from agent.site import STORE, SiteWarnings, Trouble
+from agent.store import RESERVE_BYTES
 from agent.timekeeper import Timekeeper, steady
 from agent.topics import Topics
 from agent.watch import GRID, HouseWatch, judge_instant
@@ -39,13 +51,15 @@ from agent.window import Bucket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
     from types import FrameType
 
     from agent.bundles import Bundle
     from agent.clock import Clock
     from agent.config import Config
-    from agent.domain import Message, QualityInterval, Standing
+    from agent.domain import Message, QualityInterval, Standing, WarningEvent
     from agent.readings import Readings
+    from agent.store import Store, Unstored
     from agent.watch import Outcome
 
 log = logging.getLogger(__name__)
@@ -57,13 +71,14 @@ BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
 AHEAD_MS = 86_400_000  # what is dated further ahead of its arrival is stored, and not observed
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
+_NO_RESERVE = f"the disk is full, or nearly: the reserve of {RESERVE_BYTES // 1_000_000} MB is not held; free space"
 
 
 class Agent:
     """The parts, and the loop that takes them through one turn after another."""
 
     def __init__(
-        self, config: Config, clock: Clock, store: Store, bus: Bus, predictor: Predictor, decoder: Decoder
+        self, config: Config, clock: Clock, store: Store | Unstored, bus: Bus, predictor: Predictor, decoder: Decoder
     ) -> None:
         self.config = config
         self.clock = clock
@@ -86,10 +101,16 @@ class Agent:
         self._found: list[QualityInterval] = []  # intervals that the houses have not been told of yet
         self._noticed: list[Event] = []  # intervals of bad quality that are not recorded yet
         self._held_until = 0.0
+        self._failing_since: float | None = None  # real time; None while the store serves
+        self._damage: str | None = None  # what is wrong with a database that is to be replaced
+        self._is_told = True  # the store holds where rules stand and what goes on in the houses
+        self._said: list[WarningEvent] = []  # about the gateway, not recorded yet
         self._unrecorded: deque[_Instant] = deque()
         self._answers: list[tuple[str, bytes]] = []
         self._requests: dict[str, bytes] = {}  # of the decoder, to senders: the last one on each topic
         self._is_corrected = False  # readings were dated anew, and the windows do not know it yet
+        self._quarantined: list[Path] = []
+        self._site_connection = 0
         self._health_due = self._prune_due = clock.monotonic()
         self._observed_seq = 0
         self._begin(self.time.spans_to_rebuild())
@@ -132,6 +153,7 @@ class Agent:
             self.decoder.guard.admit(*key)
         self.decoder.restore(known.births)
         self._observed_seq = known.observed_seq
+        self.site = SiteWarnings(known.standings)
         self.quality.restore(Known(known.rhythms, known.newest_ms, _stuck(known.standings)))
         self.peers.restore(_doubted(known.standings))
         for watch in self.watches:
@@ -250,9 +272,12 @@ class Agent:
 
     def _record(self) -> None:
         """Store what was judged; what the store refuses is kept and tried again with the next turn."""
-        if self._noticed:
-            self.store.record(events=self._noticed)
-            self._noticed = []
+        if not self.store.is_lasting:
+            self._noticed = []  # it will be noticed again in what the broker keeps
+        elif self._noticed or self._said:
+            standings = [event.standing for event in self._said]
+            self.store.record(events=self._noticed, warnings=self._said, standings=standings)
+            self._noticed, self._said = [], []
         while self._unrecorded:
             judged = self._unrecorded[0]
             self.store.record(
@@ -270,22 +295,28 @@ class Agent:
 
     def turn_or_hold(self, messages: Sequence[Message]) -> None:
         """Take a turn; where the store fails, hold the messages unacknowledged: the broker keeps the rest."""
-        room = MESSAGES_PER_TURN - len(self._held)  # of what needs no acknowledgement, nobody else bounds what is held
-        kept = [message for number, message in enumerate(messages) if message.qos > 0 or number < room]
-        self.health.dropped_qos0 += len(messages) - len(kept)
-        self._held += kept
+        kept = self.hold(messages)
+        self.health.dropped_qos0 += len(messages) - kept
         self.degrade("broker", self.bus.last_error)
         self._note_lost_sessions()
         if self.clock.monotonic() < self._held_until:
             return
         try:
+            if self._damage is not None:
+                self._begin_anew(self._damage)
+            if self._failing_since is not None:  # a turn that has nothing to store would prove nothing
+                self.store.record(health=self.health_value("online"))
             self.turn(self._held)
         except StoreError as e:
-            self._held_until = self.clock.monotonic() + HOLD_S
-            self.degrade("store", str(e))
+            if isinstance(e, StoreDamaged):
+                self._damage = str(e)
+            if not (isinstance(e, StoreFull) and self._give_up_reserve()):  # else the next turn finds room
+                self._fail(str(e))
         else:
-            self._held = []
-            self.degrade("store", None)
+            self._held, self._failing_since = [], None
+            if self.store.is_lasting:
+                self.degrade("store", None)
+        self._look_after_site()
         self.health.turns += 1
 
     def _note_lost_sessions(self) -> None:
@@ -296,9 +327,165 @@ class Agent:
             self._noticed.append(Event(self.clock.now(), "session_lost", detail=detail))
         self._lost_sessions = lost
 
+    def hold(self, messages: Sequence[Message]) -> int:
+        """Hold messages until they can be stored; return how many of them there was room for.
+
+        What came by an older connection is let go: the broker sends it again by the new one.
+        """
+        newest = max((message.connection for message in messages if message.qos > 0), default=0)
+        is_old = [message.qos > 0 and message.connection < newest for message in self._held]
+        self._stored -= sum(is_old[: self._stored])
+        self._held = [message for message, old in zip(self._held, is_old, strict=True) if not old]
+        room = MESSAGES_PER_TURN - len(self._held)  # of what needs no acknowledgement, nobody else bounds what is held
+        kept = [message for number, message in enumerate(messages) if message.qos > 0 or number < room]
+        self._held += kept
+        return len(kept)
+
+    def _give_up_reserve(self) -> bool:
+        """Free the space that is kept for this; tell whether there was any."""
+        if self.store.reserve is None or not self.store.reserve.give_up():
+            return False
+        self._noticed.append(Event(self.clock.now(), "disk_full", detail={"given_up_mb": RESERVE_BYTES // 1_000_000}))
+        self.degrade("disk", _NO_RESERVE)
+        return True
+
+    def _see_disk(self) -> None:
+        """Keep the reserve, where there is room for it; say where there is none."""
+        reserve = self.store.reserve
+        if reserve is None:
+            return
+        self.degrade("disk", None if reserve.hold() else _NO_RESERVE)
+
+    def _fail(self, why: str) -> None:
+        """Wait before the store is asked again; one that is damaged is replaced at once, if that can be done."""
+        now = self.clock.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+            self._held_until = now if self._damage is not None else now + HOLD_S
+        else:
+            self._held_until = now + HOLD_S
+        self.degrade("store", why)
+
+    def _begin_anew(self, why: str) -> None:
+        """Replace a damaged database, and tell the new one what is known here.
+
+        Raises:
+            StoreError: it is not done yet.
+        """
+        if self._is_told:
+            self.store.begin_anew(why, self.clock.now())
+            self._is_told = False
+            self.time.use(self.store)
+            self._stored, self._observed_seq = 0, 0
+            self._unrecorded = deque(replace(instant, observed_seq=0) for instant in self._unrecorded)
+        self.tell(self.store)
+        self._is_told, self._damage = True, None
+        self._health_due = self.clock.monotonic()  # it is said at once
+
+    def tell(self, store: Store | Unstored) -> None:
+        """Store where rules stand and what goes on in the houses, as it is known here.
+
+        Raises:
+            StoreError: nothing of it was stored.
+        """
+        store.record(
+            flock_changes=[
+                FlockChange(watch.life.since or self.clock.now(), "state", watch.house, watch.life.state, flock)
+                for watch in self.watches
+                if (flock := watch.life.flock) is not None or watch.life.since is not None
+            ],
+            standings=[standing for watch in self.watches for standing in watch.standings.values()],
+            rhythms=self.quality.rhythms_s(),
+            judged_at=self.grid.last,
+        )
+
+    # --- while the store fails (see ``agent.keeper``)
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the store holds where rules stand and what goes on; not after a new one was begun half."""
+        return self._is_told
+
+    @property
+    def failing_s(self) -> float:
+        """For how long the store has failed, in real seconds; 0 while it serves."""
+        return 0.0 if self._failing_since is None else self.clock.monotonic() - self._failing_since
+
+    def use(self, store: Store | Unstored) -> list[Message]:
+        """Go on with another store; return the messages that are held for the one before, and are not its business."""
+        self.store = store
+        self.orders.use(store)
+        self.time.use(store)
+        held, self._held, self._stored, self._held_until = self._held, [], 0, 0.0
+        self._failing_since, self._damage = None, None
+        return held
+
+    def take_over(self, before: Agent, held: Sequence[Message]) -> None:
+        """Take the place of an agent that could not store: its counters, what it has shown, and the held messages."""
+        self.health, self.site = before.health, before.site
+        self.board.take_over(before.board)
+        self._answers, self._said = before._answers, before._said
+        self.hold(held)
+
+    def _look_after_site(self) -> None:
+        """Say, as a warning of the whole site, that what comes in is not kept, or that a damaged file waits."""
+        event = self.site.judge(STORE, self._trouble(), self.clock.now())
+        if event is not None:
+            self._said.append(event)
+            log.warning("%s: %s; %s", STORE, event.standing.state, event.text)
+        self.site.show(self.bus, self.topics, anew=self.bus.connection != self._site_connection)
+        self._site_connection = self.bus.connection
+
+    def _trouble(self) -> Trouble | None:
+        if not self.store.is_lasting or self.failing_s >= HOLD_S:
+            return Trouble(
+                Severity.CRITICAL,
+                "the gateway's disk takes nothing",
+                f"Nothing that comes in can be kept: {self.health.degraded.get('store', 'the database fails')}. "
+                "The houses are watched on, and the broker keeps the readings.",
+                "Free space on the gateway's disk, or replace its card (docs/faults.md).",
+            )
+        if full := self.health.degraded.get("disk"):
+            return Trouble(
+                Severity.MAJOR,
+                "the gateway's disk is full",
+                f"The gateway soon cannot keep what comes in: {full}.",
+                "Free space on the gateway's disk (docs/faults.md).",
+            )
+        if aside := self._quarantined:
+            return Trouble(
+                Severity.MAJOR,
+                "a damaged database was put aside",
+                f"A damaged database was put aside as {', '.join(path.name for path in aside)}; "
+                "what it held and was not sealed is missing until it is recovered.",
+                "Run `flockwatch data recover`, and look for disk errors in `dmesg` (docs/faults.md).",
+            )
+        return None
+
+    def hail(self) -> None:
+        """Leave word in the store that the agent was started, and what was found then.
+
+        Raises:
+            StoreError: it was not stored.
+        """
+        start: dict[str, object] = {
+            "version": importlib.metadata.version("flockwatch"),
+            "clock_trusted": self.clock.is_trusted(),
+        }
+        self.store.record(events=[*self.store.said, Event(self.clock.now(), "start", detail=start)])
+        self.store.said.clear()
+
     def farewell(self) -> None:
-        """Leave word in the store that the agent was ended, and did not die."""
-        self.store.record(health=self.health_value("stopped"), time=self.time.known())
+        """Leave word in the store, if it serves, that the agent was ended, and did not die."""
+        try:
+            self.store.record(
+                health=self.health_value("stopped"),
+                time=self.time.known(),
+                warnings=self._said,
+                standings=[event.standing for event in self._said],
+            )
+        except StoreError as e:
+            log.warning("ended without a word in the store: %s", e)
 
     # --- commands
 
@@ -311,7 +498,10 @@ class Agent:
             if message.retain:  # an old command that somebody left at the broker
                 self.health.retained_ignored += 1
                 continue
-            answer = self.orders.obey(place, message, self.clock.now())
+            if not self.store.is_lasting:
+                answer = self.orders.put_off(message, self.health.degraded.get("store", ""))
+            else:
+                answer = self.orders.obey(place, message, self.clock.now())
             self._answers.append((message.topic.removesuffix("command") + "response", answer.encode()))
 
     # --- what others see
@@ -330,6 +520,8 @@ class Agent:
             self.board.show(self.watches, self.grid.last, monotonic, anew=anew)
         if anew or monotonic >= self._health_due:
             self._health_due = monotonic + HEALTH_EVERY_S
+            self._see_quarantine()
+            self._see_disk()
             value = self.health_value("online")
             self.bus.publish(self.topics.health, json.dumps(value).encode(), retain=True)
             self.store.record(health=value, time=self.time.known())
@@ -338,9 +530,16 @@ class Agent:
             settings = self.config.store
             self.store.prune(self.clock.now(), keep_hours=settings.keep_hours, max_size_mb=settings.max_size_mb)
 
+    def _see_quarantine(self) -> None:
+        self._quarantined = self.store.quarantined()
+        names = ", ".join(path.name for path in self._quarantined)
+        why = f"{names} in the quarantine; run `flockwatch data recover`, or remove it" if names else None
+        self.degrade("quarantine", why)
+
     def degrade(self, what: str, why: str | None) -> None:
         """Set or lift a degraded state, and say so once."""
         if self.health.degrade(what, why):
+            self._health_due = self.clock.monotonic()  # whoever watches our health hears it with the next turn
             if why is None:
                 log.info("%s: well again", what)
             else:
@@ -448,7 +647,8 @@ def run(config: Config, clock: Clock) -> int:
     stop = Stop()
     with ExitStack() as stack:
         notifier = Notifier(os.environ)
-        store = stack.enter_context(Store.open(config.data.house_db, sync_db=config.data.sync_db))
+        store = opened(config, clock.now())
+        stack.callback(store.close)
         clock = steady(clock, store)
         days = config.site.days
         bundles, missing = _bundles(config)
@@ -456,35 +656,31 @@ def run(config: Config, clock: Clock) -> int:
         decoder = Decoder(config)
         topics = Topics(config.mqtt.topic_prefix, config.site.id)
         subscriptions = [*decoder.subscriptions, *((topic, 1) for topic in topics.commands)]
-        bus = Bus(
-            *(config.mqtt, config.client_id, subscriptions),
-            health_topic=topics.health,
-            clock=clock,
-            was_here=store.last_seq > 0,
-        )
-        agent = Agent(config, clock, store, bus, predictor, decoder)
-        for wanted, why in missing.items():
-            agent.degrade(f"model {wanted}", why)
-        if isinstance(clock, SimulatedClock):
-            agent.degrade("clock", f"simulated ({clock}); remove {config.data.clock_file} to run in real time")
-        start: dict[str, object] = {
-            "version": importlib.metadata.version("flockwatch"),
-            "clock_trusted": clock.is_trusted(),
-        }
-        store.record(events=[Event(clock.now(), "start", detail=start)])
+        bus = Bus(config.mqtt, config.client_id, subscriptions, health_topic=topics.health, clock=clock)
+
+        def make_agent(store: Store | Unstored) -> Agent:
+            agent = Agent(config, clock, store, bus, predictor, decoder)
+            for wanted, why in missing.items():
+                agent.degrade(f"model {wanted}", why)
+            if isinstance(clock, SimulatedClock):
+                agent.degrade("clock", f"simulated ({clock}); remove {config.data.clock_file} to run in real time")
+            return agent
+
+        keeper = stack.enter_context(Keeper(config, clock, bus, make_agent, subscriptions, store))
+        bus.was_here = store.last_seq > 0
         stop.listen(bus.wake)
         stack.callback(bus.close)
         bus.connect()
         notifier.ready()
-        log.info("watching %d houses of %s", len(agent.watches), config.site.id)
+        log.info("watching %d houses of %s", len(config.house), config.site.id)
         while not stop.asked:
-            agent.turn_or_hold(bus.receive(config.store.commit_interval_s, MESSAGES_PER_TURN))
+            keeper.turn(bus.receive(config.store.commit_interval_s, MESSAGES_PER_TURN))
             notifier.watchdog()
-            if (deaf := bus.unhealthy()) is not None:
+            if (deaf := bus.unhealthy() or keeper.unhealthy()) is not None:
                 message = f"{deaf}; the agent ends, so that it is started again"
                 raise BrokerError(message)
         notifier.stopping()
-        agent.farewell()
+        keeper.agent.farewell()
     return 0
 
 

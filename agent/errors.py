@@ -9,6 +9,10 @@
     │   ├── BundleError       a model bundle that does not load
     │   └── ReplayFileError   a replay file: names file, line and what to do
     ├── StoreError            the database cannot serve
+    │   ├── StoreDamaged      its content is broken: it is to be put aside, and a new one begun
+    │   ├── OutboxDamaged     the same of the courier's own database
+    │   └── StoreUnwritable   its disk takes nothing: read-only, failing, without rights
+    │       └── StoreFull     the disk is full
     ├── BrokerError           the MQTT broker cannot be used as configured
     └── CloudError            the object store
         ├── CloudUnreachable  worth another try later
@@ -46,6 +50,22 @@ class ReplayFileError(InputError):
 
 class StoreError(FlockwatchError):
     """The database cannot serve."""
+
+
+class StoreDamaged(StoreError):
+    """The content of the database is broken; another try will not help."""
+
+
+class OutboxDamaged(StoreError):
+    """The content of sync.db is broken; opened anew, it is rebuilt from the local lake."""
+
+
+class StoreUnwritable(StoreError):
+    """The disk takes nothing, or gives nothing; once it does, all goes on."""
+
+
+class StoreFull(StoreUnwritable):
+    """The disk of the database is full; with space it works again."""
 
 
 class BrokerError(FlockwatchError):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from agent.config import Config
     from agent.domain import FlockChange, Message, WarningEvent
-    from agent.store import Store
+    from agent.store import Store, Unstored
     from agent.watch import HouseWatch
 
 REPEATED_WITHIN_S = 60.0  # a command without id that says the same again so soon is the same
@@ -26,11 +26,20 @@ REPEATED_WITHIN_S = 60.0  # a command without id that says the same again so soo
 class Orders:
     """Does what commands ask of the houses."""
 
-    def __init__(self, config: Config, store: Store, watch_of: Mapping[str, HouseWatch]) -> None:
+    def __init__(self, config: Config, store: Store | Unstored, watch_of: Mapping[str, HouseWatch]) -> None:
         self._config = config
         self._store = store
         self._watch_of = watch_of
         self._last: tuple[str, bytes, float, str] | None = None  # topic, payload, when, answer
+
+    def use(self, store: Store | Unstored) -> None:
+        """Go on with another store."""
+        self._store = store
+
+    def put_off(self, message: Message, why: str) -> str:
+        """Answer a command that cannot be stored, so is not done; the broker keeps it for when it can be."""
+        said = f"not done yet: it cannot be stored ({why}); it waits at the broker, and is done when it can"
+        return json.dumps({"id": _id_in(message.payload), "ok": False, "error": said})
 
     def obey(self, place: list[str], message: Message, now: datetime) -> str:
         """Do what ``message`` asks of ``place`` (see ``Topics.command``) and return the answer.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent.domain import Message, Standing
     from agent.readings import Readings
     from agent.steadyclock import ClockStep, Machine
-    from agent.store import Store
+    from agent.store import Store, Unstored
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ LONG_STEP_MS = 86_400_000
 STEPS_KEPT = 16
 
 
-def steady(clock: Clock, store: Store, machine: Machine | None = None) -> Clock:
+def steady(clock: Clock, store: Store | Unstored, machine: Machine | None = None) -> Clock:
     """Return the clock to go by: in place of the machine's own one, a clock that keeps its head."""
     if not isinstance(clock, SystemClock):
         return clock
@@ -73,7 +73,7 @@ class _Shift:
 class Timekeeper:
     """Stands between a clock that may step and a store whose rows it has dated."""
 
-    def __init__(self, clock: Clock, store: Store, days: FarmDays) -> None:
+    def __init__(self, clock: Clock, store: Store | Unstored, days: FarmDays) -> None:
         """Take note in ``store`` by which clock readings are received from now on.
 
         Raises:
@@ -96,6 +96,16 @@ class Timekeeper:
             same_boot = last is not None and last.boot_id == segment.boot_id
             delta_ms = segment.offset_ms - last.offset_ms if last is not None and same_boot else 0
             store.note_clock(segment, delta_ms=delta_ms, why="the agent was started")
+
+    def use(self, store: Store | Unstored) -> None:
+        """Go on with another store, or a new database, which knows no clock yet.
+
+        Raises:
+            StoreError: it did not take note of it.
+        """
+        self._store = store
+        if self._clock is not None:
+            store.note_clock(self._segment(self._clock), delta_ms=0, why="the database is another one")
 
     # --- once a turn
 

@@ -74,8 +74,10 @@ def clock_of(arguments: argparse.Namespace, config: Config) -> Clock:
     try:
         if told is not None:
             clock = SimulatedClock.parse(told)
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            remembered.write_text(str(clock) + "\n", encoding="utf-8")
+            said = str(clock) + "\n"
+            if not remembered.exists() or remembered.read_text(encoding="utf-8") != said:  # else the disk may be full
+                remembered.parent.mkdir(parents=True, exist_ok=True)
+                remembered.write_text(said, encoding="utf-8")
             return clock
         if remembered.exists():
             return SimulatedClock.parse(remembered.read_text(encoding="utf-8").strip())

@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from agent.domain import from_ms, to_ms
-from agent.errors import CloudError, CloudRefused, StoreError
+from agent.errors import CloudError, CloudRefused, OutboxDamaged, StoreError, StoreUnwritable
 from agent.notify import Notifier
 from agent.store import StoreReader
 from sync.cloud import open_cloud, status_key
@@ -72,6 +72,7 @@ class Courier:
 
         Raises:
             CloudError: a lane died, which only a mistake of ours can bring about.
+            OutboxDamaged: sync.db is broken, and is to be opened anew.
         """
         if not all(lane.is_alive for lane in self._lanes.values()):
             message = "a lane to the cloud died; the lines above say why, please report them"
@@ -85,6 +86,8 @@ class Courier:
                 self._push()
             next_look_s = max(0.0, self._polled_at + POLL_S - self._clock.monotonic())
             self._read_reports(POLL_S if is_paused else 0 if self._targets else next_look_s)
+        except OutboxDamaged:
+            raise  # waiting would not help
         except (StoreError, OSError) as e:
             self._pause(str(e))
 
@@ -266,11 +269,24 @@ def run(config: Config, clock: Clock, stop: threading.Event, *, once: bool = Fal
         if once:
             _carry_once(config, clock, cloud, stop)
         else:
+            said = ""
             while not stop.is_set():
-                _carry_on(config, clock, cloud, stop, notifier)
+                try:
+                    _carry_on(config, clock, cloud, stop, notifier)
+                except (OutboxDamaged, StoreUnwritable) as e:  # rebuilt by the next try; in time, the disk may serve
+                    if str(e) != said:
+                        log.error("sealing waits: %s", e)  # noqa: TRY400  # no trace is needed
+                        said = str(e)
+                    _pause(stop, notifier)
     finally:
         notifier.stopping()
     return 0
+
+
+def _pause(stop: threading.Event, notifier: Notifier) -> None:
+    """Wait before the next try; the watchdog knows that it is on purpose."""
+    notifier.watchdog()
+    stop.wait(PAUSE_S)
 
 
 def _carry_once(config: Config, clock: Clock, cloud: Cloud | None, stop: threading.Event) -> None:

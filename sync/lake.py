@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -161,17 +162,32 @@ def write_durably(path: Path, data: bytes) -> None:
     """
     make_folder(path.parent)
     part = part_of(path)
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        with suppress(OSError):  # a full disk needs the space
+            part.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 
 def part_of(path: Path) -> Path:
     """Return where ``path`` is written until it is whole: hidden, and with an ending that no reader of lakes takes."""
     return path.with_name(f".{path.name}.part")
+
+
+def remove_parts(lake: Path) -> None:
+    """Remove what a crash left half written in a local lake.
+
+    Raises:
+        OSError: the file system does not take it.
+    """
+    for part in lake.glob("*/site=*/date=*/.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -16,13 +16,12 @@ import os
 import sqlite3
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import msgspec
-
-from agent.errors import StoreError
+from agent.errors import OutboxDamaged, StoreDamaged, StoreError, StoreUnwritable
 from agent.store import LAKE_COLUMNS
-from sync.lake import ObjectName, UnsealableRows, encode, make_folder, sync_folder, write_durably
+from sync.lake import ObjectName, UnsealableRows, encode, make_folder, remove_parts, sync_folder, write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -74,6 +73,9 @@ CREATE TABLE set_aside (
 );
 PRAGMA user_version = 1;
 """
+
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
+"""What SQLite says of a broken file. SQLITE_ERROR: a table is not there, as in a file that was cut off to nothing."""
 
 _UNSOUND = (UnsealableRows, IndexError, KeyError, TypeError, ValueError)
 """What reading or encoding raises when a row itself is at fault."""
@@ -157,12 +159,14 @@ class Outbox:
         """Open or make the outbox; one that is lost or broken is rebuilt from the names in the local lake.
 
         Raises:
-            StoreError: another sync runs on this directory, or it cannot be written.
+            StoreError: another sync runs on this directory.
+            StoreUnwritable: it cannot be written, now.
         """
         with ExitStack() as stack:
             stack.enter_context(_locked(database.with_suffix(".lock")))
             try:
                 make_folder(lake)
+                remove_parts(lake)
                 db = stack.enter_context(closing(_connect(database)))
                 outbox = cls(db, lake, store, site)
                 if db.execute("PRAGMA user_version").fetchone()[0] == 0:
@@ -170,7 +174,7 @@ class Outbox:
                 outbox._resources = stack.pop_all()
             except (OSError, sqlite3.Error) as e:
                 message = f"{database} cannot be used: {e}; the directory must be writable for sync, and have space"
-                raise StoreError(message) from e
+                raise StoreUnwritable(message) from e
         return outbox
 
     @classmethod
@@ -251,7 +255,8 @@ class Outbox:
         intent = _Intent(*found[0])
         if intent.generation != self._store.generation:
             log.error(
-                "%s %d to %d were to be sealed, but the house.db that held them is gone: they are lost",
+                "%s %d to %d were to be sealed, but the house.db that held them was replaced; where it is in the"
+                " quarantine, `flockwatch data recover` brings back what can be read of them",
                 *(stream, intent.first_seq, intent.last_seq),
             )
             self._withdraw(stream)
@@ -327,13 +332,12 @@ class Outbox:
         return encode(stream, LAKE_COLUMNS[stream], rows) if rows else {}, broken
 
     def _rows(self, stream: str, first: int, last: int) -> Mapping[str, Sequence[Any]]:
-        """Return rows of the store; a row that is at fault is told from a database that cannot serve."""
+        """Return rows of the store; what is wrong with the rows themselves is told from a disk that fails."""
         try:
             return self._store.rows(stream, first, last)
-        except StoreError as e:
-            if isinstance(e.__cause__, msgspec.MsgspecError):
-                raise UnsealableRows(str(e)) from e
-            raise
+        except StoreDamaged as e:
+            self._store.last_seq(stream)  # where not even this can be read it is no row's fault: the agent replaces it
+            raise UnsealableRows(str(e)) from e
 
     def _sift(
         self, stream: str, first: int, last: int
@@ -416,8 +420,7 @@ class Outbox:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as e:
-            message = f"sync.db cannot be read: {e}; restart sync: a broken one is rebuilt from the local lake"
-            raise StoreError(message) from e
+            raise _named(e, "read") from e
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -427,12 +430,19 @@ class Outbox:
             try:
                 yield
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk may have ended it already
+                    self._db.execute("ROLLBACK")
                 raise
             self._db.execute("COMMIT")
         except sqlite3.Error as e:
-            message = f"sync.db cannot be written: {e}; is the disk full, or read-only?"
-            raise StoreError(message) from e
+            raise _named(e, "written") from e
+
+
+def _named(error: sqlite3.Error, done: str) -> StoreError:
+    """Return what ``error`` means: a broken file, or a disk that does not serve."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+        return OutboxDamaged(f"sync.db cannot be {done}: {error}; it is rebuilt from the local lake")
+    return StoreError(f"sync.db cannot be {done}: {error}; is the disk full, or read-only?")
 
 
 def _priority(stream: str) -> int:
@@ -447,7 +457,7 @@ def _locked(path: Path) -> Iterator[None]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as e:
         message = f"{path} cannot be made: {e.strerror}; the directory must be there and writable for sync"
-        raise StoreError(message) from e
+        raise StoreUnwritable(message) from e
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -466,10 +476,12 @@ def _connect(database: Path) -> sqlite3.Connection:
     except sqlite3.DatabaseError as e:
         if isinstance(e, sqlite3.OperationalError):  # locked, full, not allowed: nothing is wrong with the file itself
             raise
-        broken = database.with_suffix(".broken")
-        log.error("%s is broken (%s); kept as %s", database, e, broken.name)  # noqa: TRY400  # no trace is needed
-        database.replace(broken)
+        aside = database.parent / "quarantine" / f"{database.stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.db"
+        make_folder(aside.parent)
+        log.error("%s is broken (%s); kept as %s", database, e, aside)  # noqa: TRY400  # no trace is needed
+        database.replace(aside)
         database.with_name(database.name + "-journal").unlink(missing_ok=True)
+        sync_folder(aside.parent)
         sync_folder(database.parent)
         db = _open_database(database)
     return db

@@ -30,7 +30,10 @@ One agent writes: a lock file sees to it. Readers are other processes; in WAL mo
 | ``index``, ``prune``, ``restore`` | its three larger parts |
 | ``times`` | by which clocks readings were received, and the correction of wrong times |
 | ``reader`` | ``StoreReader``, ``sealed_watermarks`` |
-| ``salvage`` | what can still be read of a damaged file |
+| ``salvage``, ``quarantine`` | what a damaged file still holds; putting it aside, and a new one that takes over |
+| ``keepsake`` | what survives even a database of which nothing can be read |
+| ``reserve`` | space that is given up when the disk is full |
+| ``unstored`` | what stands in while the disk takes nothing |
 | ``tables`` | what lies in the databases, for people |
 | ``care``, ``recover`` | a whole file: snapshot, vacuum, a new life; what a damaged one still holds |
 | ``file`` | opening, locking, migrating, transactions, errors with their remedies |
@@ -39,15 +42,19 @@ One agent writes: a lock file sees to it. Readers are other processes; in WAL mo
 The tables are in ``agent/migrations``.
 """
 
+from agent.store.quarantine import in_quarantine, sealed_in_lake
 from agent.store.reader import StoreReader, sealed_watermarks
+from agent.store.reserve import RESERVE_BYTES
 from agent.store.restore import Restored
 from agent.store.rows import LAKE_COLUMNS, STREAMS, BucketRow
 from agent.store.salvage import LostRows, Salvaged, readable_readings, readable_rows, salvage
 from agent.store.times import Segment
+from agent.store.unstored import Unstored
 from agent.store.writer import KnownTime, Store, StoreCounters
 
 __all__ = [
     "LAKE_COLUMNS",
+    "RESERVE_BYTES",
     "STREAMS",
     "BucketRow",
     "KnownTime",
@@ -58,8 +65,11 @@ __all__ = [
     "Store",
     "StoreCounters",
     "StoreReader",
+    "Unstored",
+    "in_quarantine",
     "readable_readings",
     "readable_rows",
     "salvage",
+    "sealed_in_lake",
     "sealed_watermarks",
 ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
+import re
 import secrets
 import sqlite3
 from contextlib import contextmanager
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from agent.errors import StoreError
+from agent.errors import StoreDamaged, StoreError, StoreFull, StoreUnwritable
 from agent.store.rows import SET_META
 
 if TYPE_CHECKING:
@@ -29,28 +32,42 @@ _REMEDIES = {
     sqlite3.SQLITE_CANTOPEN: "give the user of this program the right to the file and its folder",
     sqlite3.SQLITE_PERM: "give the user of this program the right to the file and its folder",
     sqlite3.SQLITE_BUSY: "another program holds the database: end it and try again",
-    sqlite3.SQLITE_NOTADB: "it is no SQLite database: move it away, and a new one is begun",
-    sqlite3.SQLITE_CORRUPT: "it is damaged: move it away together with its -wal and -shm files, and a new one is begun;"
-    " `sqlite3 FILE .recover` may get back what was not sealed yet",
+    sqlite3.SQLITE_NOTADB: "it is no SQLite database; the agent puts it aside and begins a new one",
+    sqlite3.SQLITE_CORRUPT: "it is damaged; the agent puts it aside and begins a new one",
+}
+_KINDS: dict[int, type[StoreError]] = {
+    sqlite3.SQLITE_NOTADB: StoreDamaged,
+    sqlite3.SQLITE_CORRUPT: StoreDamaged,
+    sqlite3.SQLITE_FULL: StoreFull,
+    sqlite3.SQLITE_IOERR: StoreUnwritable,
+    sqlite3.SQLITE_READONLY: StoreUnwritable,
+    sqlite3.SQLITE_CANTOPEN: StoreUnwritable,
+    sqlite3.SQLITE_PERM: StoreUnwritable,
 }
 
 
 @contextmanager
 def named_errors(path: Path, doing: str) -> Iterator[None]:
-    """Turn what SQLite and the file system raise into a StoreError that says what to do."""
+    """Turn what SQLite and the file system raise into a StoreError that says what to do.
+
+    Raises:
+        StoreDamaged: the content is broken.
+        StoreUnwritable: the disk takes nothing (StoreFull: because it is full).
+        StoreError: all else.
+    """
     try:
         yield
     except sqlite3.Error as e:
         code = getattr(e, "sqlite_errorcode", 0) & 0xFF
         remedy = _REMEDIES.get(code, "if it stays, report it with this message")
         message = f"{path}: could not {doing}: {e}; {remedy}"
-        raise StoreError(message) from e
+        raise _KINDS.get(code, StoreError)(message) from e
     except msgspec.MsgspecError as e:
         message = f"{path}: could not {doing}: a stored document is not as this program writes it: {e}"
-        raise StoreError(message) from e
+        raise StoreDamaged(message) from e
     except OSError as e:
         message = f"{path}: could not {doing}: {e}; check [data] directory and its rights"
-        raise StoreError(message) from e
+        raise (StoreFull if e.errno in {errno.ENOSPC, errno.EDQUOT} else StoreUnwritable)(message) from e
 
 
 @contextmanager
@@ -100,6 +117,8 @@ def connect(path: Path) -> sqlite3.Connection:
 def read_only(path: Path) -> sqlite3.Connection:
     """Open a database of ours to look at it; it is not made where there is none."""
     uri = path.absolute().as_uri() + "?mode=ro"
+    if path.parent.is_dir() and os.statvfs(path.parent).f_flag & os.ST_RDONLY:
+        uri += "&immutable=1"  # nobody can write it, and its -shm cannot be made either
     db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     db.execute("PRAGMA query_only = ON")
     return db
@@ -117,6 +136,21 @@ def check_ours(db: sqlite3.Connection, path: Path) -> None:
     if application_id != APPLICATION_ID and not empty:
         message = f"{path}: this database was not made by flockwatch; move it away, or give another [data] directory"
         raise StoreError(message)
+
+
+def check_whole(db: sqlite3.Connection, path: Path) -> None:
+    """Tell a database of ours that lacks tables of its version.
+
+    Raises:
+        StoreDamaged: it does.
+    """
+    scripts = "\n".join(migrations()[: version_of(db)])
+    wanted = set(re.findall(r"^CREATE TABLE (\w+)", scripts, re.MULTILINE))
+    wanted -= set(re.findall(r"^DROP TABLE (\w+)", scripts, re.MULTILINE))
+    missing = wanted - {name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if missing:
+        message = f"{path}: it lacks the tables {', '.join(sorted(missing))}"
+        raise StoreDamaged(message)
 
 
 def migrations() -> list[str]:

@@ -63,6 +63,7 @@ class Salvaged:
     buckets: tuple[BucketRow, ...] = ()
     sealed_times: tuple[tuple[int, SeriesKey, bytes], ...] = ()  # period, series, packed times of pruned readings
     commands: tuple[tuple[str, str, str], ...] = ()  # id, topic, answer; oldest first
+    births: tuple[tuple[str, bytes], ...] = ()  # topic and payload
     last_seqs: tuple[tuple[str, int], ...] = ()  # of each stream, the newest row that is known of
     unreadable: tuple[tuple[str, str], ...] = ()  # table and reason
 
@@ -76,13 +77,15 @@ class LostRows:
     why: str
 
 
-def salvage(damaged: Path) -> Salvaged:
-    """Return what can be read of everything but the readings; never raises for what the file holds.
+def salvage(damaged: Path, *, copy_up_to: int | None = None) -> Salvaged:
+    """Return what can be read of everything but the readings; never raises.
 
-    Raises:
-        OSError: the copy that a lost first page needs cannot be made.
+    Args:
+        damaged: the file.
+        copy_up_to: do without a copy, where a lost first page needs one, if the file has more bytes than this: copying
+            a gigabyte takes minutes on a card.
     """
-    with _opened(damaged) as (db, why):
+    with _opened(damaged, copy_up_to) as (db, why):
         if db is None:
             return Salvaged(damaged, unreadable=(("everything", why),))
         return _Look(db, damaged).all()
@@ -276,6 +279,7 @@ class _Look:
                 if number in names and isinstance(times, bytes)
             ),
             commands=tuple(self._table("commands", "id, topic, answer", "seq")),
+            births=self._births(),
             last_seqs=tuple((stream, self.last_seq(stream)) for stream in STREAMS),
             unreadable=tuple(self._unreadable.items()),
         )
@@ -334,6 +338,13 @@ class _Look:
             if isinstance(row[0], str) and isinstance(row[1], str) and all(isinstance(v, (int, float)) for v in row[2:])
         )
 
+    def _births(self) -> tuple[tuple[str, bytes], ...]:
+        found, _ = _fetched(self._db, "SELECT name FROM sqlite_schema WHERE name = 'births'")  # version 1 has none
+        rows = self._table("births", "topic, payload", "topic") if found else []
+        return tuple(
+            (topic, payload) for topic, payload in rows if isinstance(topic, str) and isinstance(payload, bytes)
+        )
+
     def _decoded(self, table: str, rows: list[tuple[Any, ...]], decode: Callable[..., Any]) -> tuple[Any, ...]:
         """Return what rows mean; one that means nothing is left out and named."""
         decoded = []
@@ -346,15 +357,18 @@ class _Look:
 
 
 @contextmanager
-def _opened(damaged: Path) -> Iterator[tuple[sqlite3.Connection | None, str]]:
+def _opened(damaged: Path, copy_up_to: int | None = None) -> Iterator[tuple[sqlite3.Connection | None, str]]:
     """Give a view of the file, or None and why there can be none; nothing is written into it."""
     with ExitStack() as stack:
         db, why = _view(stack, damaged)
-        if db is None and damaged.is_file():
+        if db is None and damaged.is_file() and (copy_up_to is None or damaged.stat().st_size <= copy_up_to):
             mended = damaged.with_name(f".{damaged.name}.mended")
             stack.callback(_remove, mended)
-            _mend(damaged, mended)
-            db, _ = _view(stack, mended)
+            try:
+                _mend(damaged, mended)
+                db, _ = _view(stack, mended)
+            except OSError as e:
+                why = f"{why}; no copy of it could be made: {e}"
         yield db, why
 
 
@@ -394,4 +408,5 @@ def _mend(damaged: Path, mended: Path) -> None:
 
 def _remove(mended: Path) -> None:
     for path in mended.parent.glob(mended.name + "*"):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that has become read-only
+            path.unlink(missing_ok=True)

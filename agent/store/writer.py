@@ -5,17 +5,29 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
-from agent.domain import SeriesKey, to_ms
-from agent.errors import StoreError
+from agent.domain import Event, SeriesKey, to_ms
+from agent.errors import StoreDamaged, StoreError
 from agent.store import times
-from agent.store.file import connect, locked, migrate, named_errors, new_generation, transaction
+from agent.store.file import check_whole, connect, locked, migrate, named_errors, new_generation, transaction
 from agent.store.index import Index
+from agent.store.keepsake import keep, read
 from agent.store.prune import Pruner
+from agent.store.quarantine import (
+    commits_beyond,
+    in_quarantine,
+    lost_content,
+    put_aside,
+    put_wal_aside,
+    take_over,
+    unreadable_wal,
+)
 from agent.store.reader import sealed_watermarks
+from agent.store.reserve import Reserve
 from agent.store.restore import restore
 from agent.store.rows import (
     DROP_COMMANDS,
@@ -24,6 +36,7 @@ from agent.store.rows import (
     INSERT_FLOCK,
     INSERT_PREDICTION,
     INSERT_WARNING,
+    NEWEST_OF_HOUSE,
     REPLACE_BUCKET,
     REPLACE_STANDING,
     SET_META,
@@ -35,6 +48,7 @@ from agent.store.rows import (
     flock_row,
     last_seq_of,
     meta_of,
+    newest_changes,
     not_finite,
     prediction_row,
     warning_row,
@@ -44,11 +58,10 @@ from agent.store.rows import (
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from datetime import datetime
     from pathlib import Path
     from types import TracebackType
 
-    from agent.domain import Event, FlockChange, Message, Prediction, Rejected, Standing, WarningEvent
+    from agent.domain import FlockChange, Message, Prediction, Rejected, Standing, WarningEvent
     from agent.readings import Readings
     from agent.seen import Longs, Verdict
     from agent.store.restore import Restored
@@ -89,12 +102,133 @@ class Store:
         gateway: random name of this installation, 12 hex digits, made at the first start.
         generation: random name of this database, 8 hex digits: sequence numbers are unique within it.
         counters: what happened since it was opened.
+        reserve: space on the disk for when it is full.
+        said: what was found when it was opened, and is not recorded yet.
+        is_aside: the damaged file is in the quarantine, and the new one is not whole yet: ``begin_anew`` is to be tried
+            again.
     """
 
-    def __init__(self, path: Path, db: sqlite3.Connection, sync_db: Path) -> None:
-        self._path, self._db, self._sync_db = path, db, sync_db
+    is_lasting = True  # what it took is on the disk; see ``Unstored``
+
+    def __init__(self, path: Path, sync_db: Path) -> None:
+        self._path, self._sync_db = path, sync_db
         self._resources = ExitStack()
+        self._file = ExitStack()  # the connection, which a new database replaces
+        self.reserve = Reserve(path.parent)
+        self.is_aside = False  # the damaged file is in the quarantine, and the new one is not whole yet
         self.counters = StoreCounters()
+        self.said: list[Event] = []
+
+    @classmethod
+    def open(cls, path: Path, *, sync_db: Path | None = None, at: datetime | None = None) -> Self:
+        """Open the database at ``path``, making it and its folder where there is none.
+
+        One that is damaged is put into the quarantine, and a new one takes over what it still tells: see ``said``.
+
+        Args:
+            path: of ``house.db``.
+            sync_db: the courier's database, which says how far is sealed; read only. ``sync.db`` in the same folder by
+                default.
+            at: now, for what is said of a damaged one; the machine's own time by default.
+
+        Raises:
+            StoreError: it is in use, foreign, of a newer program, or cannot be written; the message says what to do.
+        """
+        at = at or datetime.now(UTC)
+        with ExitStack() as stack, named_errors(path, "open"):
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            stack.enter_context(locked(path))
+            store = cls(path, sync_db or path.with_name("sync.db"))
+            stack.callback(store._file.close)
+            try:
+                store._begin(at, lost_content(path))
+            except StoreDamaged as e:
+                store._replace(str(e), at)
+            store._resources = stack.pop_all()
+            return store
+
+    def begin_anew(self, why: str, at: datetime) -> None:
+        """Put the damaged database into the quarantine and go on with a new one that takes over what can be read.
+
+        The caller stores anew what he knows himself: where rules stand, what goes on in the houses.
+
+        Raises:
+            StoreError: there is no new database; it may be tried again.
+        """
+        with named_errors(self._path, "begin anew"):
+            self._replace(why, at, gateway=self.gateway, newest_ms=self.newest_ms())
+
+    def newest_ms(self) -> dict[SeriesKey, int]:
+        """Return the newest time of each series."""
+        seen = self._index.seen
+        return {key: high for key, n in self._series.items() if (high := seen.high_ms(n)) is not None}
+
+    def quarantined(self) -> list[Path]:
+        """Return the damaged files that nobody has seen to yet, oldest first."""
+        return in_quarantine(self._path.parent)
+
+    def _replace(
+        self,
+        why: str,
+        at: datetime,
+        *,
+        gateway: str | None = None,
+        newest_ms: Mapping[SeriesKey, int] | None = None,
+    ) -> None:
+        self._file.close()
+        if not self.is_aside:  # an earlier try may have come so far
+            log.error("%s; it is now %s, and a new one is begun", why, put_aside(self._path, at))
+            self.is_aside = True
+        self._begin(at, None, why=why, gateway=gateway, newest_ms=newest_ms)
+        self.is_aside = False
+
+    def _begin(
+        self,
+        at: datetime,
+        lost: str | None,
+        *,
+        why: str | None = None,
+        gateway: str | None = None,
+        newest_ms: Mapping[SeriesKey, int] | None = None,
+    ) -> None:
+        """Open the file, bring it to this version, and take its content up into memory.
+
+        Raises:
+            StoreDamaged: it holds no sound database; ``lost`` says why, where that is known already.
+        """
+        path = self._path
+        if lost is not None:
+            message = f"{path}: {lost}"
+            raise StoreDamaged(message)
+        with named_errors(path, "open"):
+            bad_wal = unreadable_wal(path)
+            if bad_wal is not None:
+                self.said.append(_wal_event(put_wal_aside(path, at, move=True), bad_wal, at))
+            # SQLite gives the rights of this file to its -wal and -shm. sync, another user of our group, may make them
+            # while we are down: without the right of the group to write, we could then not write ourselves
+            path.touch(mode=0o660)
+            self._db = self._file.enter_context(closing(connect(path)))
+            check_whole(self._db, path)
+            if behind := commits_beyond(path, self._db):
+                bad_wal = f"{behind} or more transactions stand behind a damaged place of its WAL"
+                self.said.append(_wal_event(put_wal_aside(path, at, move=False), bad_wal, at))
+            migrate(self._db, path)
+            said = take_over(self._db, path, self._sync_db, at, why=why, gateway=gateway, newest_ms=newest_ms)
+            _leave_what_was_sealed(self._db, path, self._sync_db)
+            try:
+                self._load()
+            except (KeyError, ValueError) as e:
+                message = f"{path}: what it must hold is missing or garbled: {e!r}"
+                raise StoreDamaged(message) from e
+        kept = read(path.parent)
+        if (kept is None or kept.gateway != self.gateway) and last_seq_of(self._db, "flocks"):
+            self._keep()  # an earlier version kept nothing; and a backup that was restored is another gateway
+        if said is not None:
+            log.warning("%s: took over from the damaged one: %s", path, as_json(said.detail))
+
+    def _load(self) -> None:
+        """Take up into memory what is kept there beside the file."""
+        db = self._db
         meta = meta_of(db)
         self.gateway, self.generation = meta["gateway"], meta["generation"]
         self._observed_seq = int(meta["observed_seq"])
@@ -108,33 +242,6 @@ class Store:
         self._unacknowledged = set(db.execute("SELECT mid, digest FROM unacknowledged"))
         self._acknowledged = False
         self._conflicts_of_hour = (0, 0)  # hour, recorded in it
-
-    @classmethod
-    def open(cls, path: Path, *, sync_db: Path | None = None) -> Self:
-        """Open the database at ``path``, making it and its folder where there is none.
-
-        Args:
-            path: of ``house.db``.
-            sync_db: the courier's database, which says how far is sealed; read only. ``sync.db`` in the same folder by
-                default.
-
-        Raises:
-            StoreError: it is in use, foreign, corrupt, of a newer program, or cannot be written; the message says what
-                to do.
-        """
-        with ExitStack() as stack, named_errors(path, "open"):
-            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            stack.enter_context(locked(path))
-            # SQLite gives the rights of this file to its -wal and -shm. sync, another user of our group, may make them
-            # while we are down: without the right of the group to write, we could then not write ourselves
-            path.touch(mode=0o660)
-            db = stack.enter_context(closing(connect(path)))
-            migrate(db, path)
-            sync_db = sync_db or path.with_name("sync.db")
-            _leave_what_was_sealed(db, path, sync_db)
-            store = cls(path, db, sync_db)
-            store._resources = stack.pop_all()
-            return store
 
     def __enter__(self) -> Self:
         return self
@@ -388,6 +495,15 @@ class Store:
                 times.drop(self._db)
         if observed_seq is not None:
             self._observed_seq = observed_seq
+        if flock_changes:
+            self._keep()
+
+    def _keep(self) -> None:
+        """Keep beside the database what must survive it."""
+        try:
+            keep(self._path.parent, self.gateway, newest_changes(self._db, NEWEST_OF_HOUSE))
+        except OSError as e:  # the database has it; what is kept is of an earlier change
+            log.warning("%s: not kept beside the database: %s", self._path, e)
 
     def answer_of(self, command_id: str) -> str | None:
         """Return what a command was answered, or None where it was not done.
@@ -410,9 +526,7 @@ class Store:
         Raises:
             StoreError: the database cannot be read; while an iterator is used, too.
         """
-        seen, keys = self._index.seen, tuple(self._series)
-        newest_ms = {key: high for key, n in self._series.items() if (high := seen.high_ms(n)) is not None}
-        return restore(self._db, self._path, newest_ms, keys, again)
+        return restore(self._db, self._path, self.newest_ms(), tuple(self._series), again)
 
     # --- the time: see agent.store.times ------------------------------------------------------------------------------
 
@@ -534,6 +648,11 @@ class Store:
         with transaction(self._db, self._path, doing):
             yield
         self.counters.commits += 1
+
+
+def _wal_event(aside: Path, why: str, at: datetime) -> Event:
+    log.error("%s; it is kept as %s; what stood in it is lost, the database before it is sound", why, aside)
+    return Event(at, "quarantined", detail={"file": aside.name, "why": why})
 
 
 def _leave_what_was_sealed(db: sqlite3.Connection, path: Path, sync_db: Path) -> None:

@@ -11,7 +11,7 @@ import duckdb
 import msgspec
 import pytest
 
-from agent.errors import StoreError
+from agent.errors import OutboxDamaged, StoreDamaged, StoreError
 from agent.store import LAKE_COLUMNS
 from sync import lake as lake_module
 from sync import outbox as outbox_module
@@ -49,7 +49,7 @@ class Recorded:
         seqs = [seq for seq in range(first_seq, min(last_seq, self.last_seq(stream)) + 1) if seq > self.pruned]
         if self.unreadable & set(seqs):
             message = "could not read"
-            raise StoreError(message) from msgspec.DecodeError("a broken document")
+            raise StoreDamaged(message) from msgspec.DecodeError("a broken document")
         columns: dict[str, list[Any]] = {name: [None] * len(seqs) for name, _ in LAKE_COLUMNS[stream]}
         columns["at"] = [self.events[stream][seq - 1][0] for seq in seqs]
         columns["house"] = [self.events[stream][seq - 1][1] for seq in seqs]
@@ -214,6 +214,66 @@ def test_a_row_that_cannot_even_be_read_is_set_aside(tmp_path: Path) -> None:
     assert _seqs(tmp_path, URGENT) == [1, 3]
 
 
+def test_where_nothing_of_a_stream_can_be_read_nothing_is_set_aside(tmp_path: Path) -> None:
+    """It is no row's fault: the agent will replace the database, and what can be read is recovered from it."""
+
+    class Dead(Recorded):
+        dead = False
+
+        def last_seq(self, stream: str) -> int:
+            if self.dead:
+                message = "file is not a database"
+                raise StoreDamaged(message)
+            return super().last_seq(stream)
+
+    store = Dead(unreadable={1, 2, 3})
+    store.add("readings", MIDNIGHT_MS, MIDNIGHT_MS, MIDNIGHT_MS)
+    with _open(tmp_path, store) as outbox:
+        store.dead = True
+        with pytest.raises(StoreDamaged):
+            outbox.seal_next("readings", 3, MIDNIGHT_MS)
+        assert outbox.totals().set_aside_rows == 0
+
+
+@pytest.mark.parametrize("is_cut", [False, True], ids=["zeroed", "cut off"])
+def test_a_sync_db_that_breaks_while_it_is_open_is_told_from_a_full_disk(is_cut: bool, tmp_path: Path) -> None:
+    store = Recorded()
+    store.add("readings", MIDNIGHT_MS)
+    with _open(tmp_path, store) as outbox:
+        _seal(outbox, store)
+        content = (tmp_path / "sync.db").read_bytes()
+        (tmp_path / "sync.db").write_bytes(b"" if is_cut else bytes(len(content)))
+        with pytest.raises(OutboxDamaged, match="rebuilt from the local lake"):
+            outbox.totals()
+    with _open(tmp_path, store) as outbox:
+        assert outbox.totals().objects == 1
+
+
+def test_what_a_crash_left_half_written_is_removed_at_the_start(tmp_path: Path) -> None:
+    folder = tmp_path / "lake" / "readings" / "site=farm1" / "date=2026-11-22"
+    folder.mkdir(parents=True)
+    (folder / ".0a1b2c3d4e5f-01234567-1-9.parquet.part").write_bytes(b"half")
+    with _open(tmp_path, Recorded()):
+        assert list(folder.iterdir()) == []
+
+
+def test_a_full_disk_keeps_no_half_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Recorded()
+    store.add("readings", MIDNIGHT_MS)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with _open(tmp_path, store) as outbox:
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", full)
+            with pytest.raises(OSError, match="No space"):
+                _seal(outbox, store)
+        assert [path for path in (tmp_path / "lake").rglob("*") if path.is_file()] == []
+        _seal(outbox, store)
+        assert outbox.unsealed("readings") == 0
+
+
 def test_a_database_that_cannot_serve_sets_nothing_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Recorded()
     store.add("readings", MIDNIGHT_MS)
@@ -340,7 +400,8 @@ def test_a_broken_sync_db_is_kept_aside_and_rebuilt(rubbish: bytes, tmp_path: Pa
     with _open(tmp_path, store) as outbox:
         _seal(outbox, store)
         assert outbox.totals().objects == 1
-    assert (tmp_path / "sync.broken").read_bytes() == rubbish
+    aside = list((tmp_path / "quarantine").glob("sync-*.db"))
+    assert [file.read_bytes() for file in aside] == [rubbish]
 
 
 def test_a_new_house_db_begins_a_new_generation_and_hides_no_older_object(tmp_path: Path) -> None:

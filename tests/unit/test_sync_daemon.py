@@ -354,6 +354,58 @@ def test_a_service_waits_for_its_house_db_and_follows_a_new_one(tmp_path: Path) 
     assert not service.is_alive()
 
 
+def test_a_service_rebuilds_a_sync_db_that_breaks_under_it_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(daemon, "PAUSE_S", 0.05)
+    config = _config(tmp_path, f"file://{tmp_path}/cloud")
+    stop = threading.Event()
+    with Store.open(config.data.house_db) as store:
+        service = threading.Thread(target=run, args=(config, SystemClock(), stop))
+        service.start()
+        try:
+            for n in (1, 2):
+                store.record(warnings=[_warning(NOW)])
+                file = f"{store.gateway}-{store.generation}-{n}-{n}.parquet"
+                _wait_for(tmp_path / "cloud" / "warnings" / "site=farm1" / "date=2026-11-22" / file)
+                deadline = time.monotonic() + PATIENCE_S
+                if n == 1:
+                    while not any((config.data.directory / "quarantine").glob("sync-*.db")):
+                        config.data.sync_db.write_bytes(bytes(20_000))  # again: a commit under way may mend it
+                        stop.wait(0.2)
+                        assert time.monotonic() < deadline, "nobody noticed"
+        finally:
+            stop.set()
+            service.join(PATIENCE_S)
+    assert not service.is_alive()
+    assert "is broken" in caplog.text
+
+
+def test_a_service_waits_for_a_disk_that_takes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(daemon, "PAUSE_S", 0.02)
+    config = _config(tmp_path)
+    with Store.open(config.data.house_db) as store:
+        store.append(_readings(3), at_ms=to_ms(NOW))
+    config.data.lake.write_text("in the way")  # no folder can be made here
+    stop = threading.Event()
+    service = threading.Thread(target=run, args=(config, SystemClock(), stop))
+    service.start()
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while "sealing waits" not in caplog.text:
+            assert time.monotonic() < deadline
+            stop.wait(0.01)
+        config.data.lake.unlink()
+        folder = config.data.lake / "readings" / "site=farm1" / "date=2026-11-22"
+        _wait_for(folder / f"{store.gateway}-{store.generation}-1-3.parquet")
+    finally:
+        stop.set()
+        service.join(PATIENCE_S)
+    assert caplog.text.count("sealing waits") == 1
+
+
 def _wait_for(path: Path) -> None:
     pause = threading.Event()
     deadline = time.monotonic() + PATIENCE_S
