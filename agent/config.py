@@ -217,11 +217,13 @@ class House(Section):
 
 
 class StoreSettings(Section):
-    """The database of the agent."""
+    """What is kept on this disk."""
 
     commit_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    max_size_mb: Annotated[int, Field(ge=20)] = 2_000
     keep_hours: Annotated[int, Field(ge=1)] = 48
-    max_size_mb: Annotated[int, Field(ge=20)] = 300
+    keep_days: Annotated[int, Field(ge=30, le=36_500)] = 400
+    card_tbw: Positive = 30.0
 
 
 class Models(Section):

@@ -38,7 +38,7 @@ One agent writes: a lock file sees to it. Readers are other processes; in WAL mo
 The tables are in ``agent/migrations``.
 """
 
-from agent.store.reader import StoreReader, sealed_watermarks
+from agent.store.reader import StoreReader, sealed_watermarks, sync_notes
 from agent.store.restore import Restored
 from agent.store.rows import LAKE_COLUMNS, STREAMS, BucketRow
 from agent.store.salvage import LostRows, Salvaged, readable_readings, readable_rows, salvage
@@ -58,4 +58,5 @@ __all__ = [
     "readable_rows",
     "salvage",
     "sealed_watermarks",
+    "sync_notes",
 ]

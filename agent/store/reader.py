@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from agent.domain import FlockChange, Standing
 
+NAME_PARTS = 4  # gateway, generation, first and last number: of the name of a sealed object
 PREDICTIONS_LOOKED_AT = 20_000  # rows in which the newest prediction of each target is looked for
 
 
@@ -128,6 +129,12 @@ class StoreReader:
             if stream == "readings":
                 return self._reading_columns(cursor)
             records: Iterable[Sequence[Any]] = cursor
+            if stream == "readings_15min":
+                series = {number: (house, signal) for number, house, signal in self._series()}
+                records = (
+                    (at_ms, *series[number], *figures, QUALITIES[quality], seq)
+                    for at_ms, number, *figures, quality, seq in cursor
+                )
             if stream == "warnings":
                 records = (lake_warning(*record) for record in cursor)
             elif stream == "flocks":
@@ -136,8 +143,11 @@ class StoreReader:
             columns: Iterable[Iterable[Any]] = list(zip(*records, strict=True)) or [()] * len(names)
             return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
+    def _series(self) -> list[tuple[int, str, str]]:
+        return self._db.execute("SELECT id, house, signal FROM series").fetchall()
+
     def _reading_columns(self, cursor: sqlite3.Cursor) -> dict[str, list[Any]]:
-        series = self._db.execute("SELECT id, house, signal FROM series").fetchall()
+        series = self._series()
         houses = {
             number: house for number, house, _ in series
         }  # each name is in memory once, however many rows have it
@@ -264,6 +274,34 @@ class StoreReader:
             "observed_seq": int(meta["observed_seq"]),
             "judged_ms": int(meta.get("judged_ms", 0)),
         }
+
+
+def lake_high(lake: Path, gateway: str, generation: str) -> int:
+    """Return the greatest number of a reading that stands in a name of the local lake, 0 where there is none.
+
+    Some of the newest range may not be sealed yet; nothing beyond it is.
+    """
+    names = (path.stem.split("-") for path in lake.glob(f"readings/site=*/date=*/{gateway}-*.parquet"))
+    return max((int(n[3]) for n in names if len(n) == NAME_PARTS and n[1] == generation and n[3].isdigit()), default=0)
+
+
+def open_intent(sync_db: Path, generation: str) -> int:
+    """Return the last reading that the courier has begun to seal; 0 where it has begun none, or that is not known."""
+    query = "SELECT max(last_seq) FROM intents WHERE stream = 'readings' AND generation = ?"
+    try:
+        with closing(read_only(sync_db)) as db:
+            return int(db.execute(query, (generation,)).fetchone()[0] or 0)
+    except sqlite3.Error:  # absent, unreadable: the names in the lake tell
+        return 0
+
+
+def sync_notes(sync_db: Path) -> dict[str, str]:
+    """Return what the courier has left for others to read, such as ``full`` and ``wear``; empty where nothing is."""
+    try:
+        with closing(read_only(sync_db)) as db:
+            return dict(db.execute("SELECT key, value FROM meta"))
+    except sqlite3.Error:  # absent, unreadable, of an older courier: then there is nothing to show
+        return {}
 
 
 def sealed_watermarks(sync_db: Path, generation: str) -> dict[str, int] | None:
