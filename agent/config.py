@@ -225,6 +225,16 @@ class StoreSettings(Section):
     keep_days: Annotated[int, Field(ge=30, le=36_500)] = 400
     card_tbw: Positive = 30.0
 
+    @property
+    def hot_size_mb(self) -> int:
+        """Beyond it, sealed readings leave house.db before ``keep_hours``."""
+        return min(300, self.max_size_mb // 3)  # 300: DESIGN, section 3, rule 5
+
+    @property
+    def unsealed_size_mb(self) -> int:
+        """Beyond it, readings that nobody seals give way: half of all, so that the lake still has its share."""
+        return self.max_size_mb // 2
+
 
 class Models(Section):
     """Which bundles run."""

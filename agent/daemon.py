@@ -31,9 +31,10 @@ from agent.peers import Peers
 from agent.predict import Predictor
 from agent.quality import Known, QualityJudge
 from agent.readings import HouseSplitter
-from agent.store import Store
+from agent.store import Store, is_nearly_full, sync_notes
 from agent.topics import Topics
 from agent.watch import GRID, HouseWatch, judge_instant
+from agent.wear import WearMeter, written_bytes
 from agent.window import Bucket
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ log = logging.getLogger(__name__)
 MESSAGES_PER_TURN = 2_000  # the window that is asked of the broker: more are never unacknowledged at once
 HEALTH_EVERY_S = 60.0
 PRUNE_EVERY_S = 600.0
+DEGRADE_EVERY_S = 30.0  # while there is detail to let go of: a little at a time, readings come in between
+FORGET_EVERY_S = 3_600.0
 BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
@@ -99,7 +102,8 @@ class Agent:
         self._unrecorded: deque[_Instant] = deque()
         self._answers: list[tuple[str, bytes]] = []
         self._requests: dict[str, bytes] = {}  # of the decoder, to senders: the last one on each topic
-        self._health_due = self._prune_due = clock.monotonic()
+        self._health_due = self._prune_due = self._forget_due = clock.monotonic()
+        self._wear = WearMeter()
         self._observed_seq = 0
         self.grid = self._restore()
         for refused in predictor.refused:
@@ -108,6 +112,7 @@ class Agent:
     def _restore(self) -> Grid:
         """Take back what was known before the restart, and see again what the windows had not been told of."""
         known = self.store.restore()
+        self._wear = WearMeter.restored(known.wear)
         for watch in self.watches:
             life = restored(known.houses.get(watch.house))
             standings = [standing for standing in known.standings if standing.house == watch.house]
@@ -298,11 +303,28 @@ class Agent:
             self._health_due = monotonic + HEALTH_EVERY_S
             value = self.health_value("online")
             self.bus.publish(self.topics.health, json.dumps(value).encode(), retain=True)
-            self.store.record(health=value)
+            self.store.record(health=value, wear=self._wear.kept())
         if monotonic >= self._prune_due:
-            self._prune_due = monotonic + PRUNE_EVERY_S
-            settings = self.config.store
-            self.store.prune(self.clock.now(), keep_hours=settings.keep_hours, max_size_mb=settings.max_size_mb)
+            self._tidy(monotonic)
+
+    def _tidy(self, monotonic: float) -> None:
+        """Let go of what is sealed and old; where nobody seals, and it must be, of detail."""
+        now, settings, data = self.clock.now(), self.config.store, self.config.data
+        self.store.prune(now, keep_hours=settings.keep_hours, max_size_mb=settings.hot_size_mb)
+        because = self.store.degrade(
+            now,
+            monotonic,
+            keep_hours=settings.keep_hours,
+            max_size_mb=settings.unsealed_size_mb,
+            is_short=is_nearly_full(data.directory),
+        )
+        if monotonic >= self._forget_due and self.clock.is_trusted():
+            self.store.forget(now, keep_days=settings.keep_days)
+            self._forget_due = monotonic + FORGET_EVERY_S
+        self._prune_due = monotonic + (PRUNE_EVERY_S if because is None else DEGRADE_EVERY_S)
+        self.degrade("history", because and f"{because}: old readings are kept by the quarter of an hour only")
+        self.degrade("disk", sync_notes(data.sync_db).get("full"))
+        self._wear.note(written_bytes(), monotonic, now.date())
 
     def degrade(self, what: str, why: str | None) -> None:
         """Set or lift a degraded state, and say so once."""
@@ -342,6 +364,7 @@ class Agent:
                 "clock_trusted": self.clock.is_trusted(),
                 "judged_at": iso(self.grid.last),
                 "readings": asdict(counters),
+                "wear": {"bytes_per_day": self._wear.bytes_per_day()},
                 "broker": {
                     "connected": self.bus.is_connected,
                     "last_error": self.bus.last_error,

@@ -19,6 +19,7 @@ from agent.domain import from_ms, to_ms
 from agent.errors import CloudError, CloudRefused, StoreError
 from agent.notify import Notifier
 from agent.store import StoreReader
+from agent.wear import WearMeter, written_bytes
 from sync.cloud import open_cloud, status_key
 from sync.ladder import Ladder, room_on_disk
 from sync.lane import Carried, Failed, Lane, Note
@@ -69,6 +70,7 @@ class Courier:
             ),
             has_cloud=cloud is not None,
         )
+        self._wear = WearMeter.restored(outbox.noted("wear"))
         self._room_due = float("-inf")
         self._note: Note | None = None
         self._polled_at = float("-inf")
@@ -165,9 +167,11 @@ class Courier:
         """Once a minute, and again where it was not enough, take a step of the ladder; return whether to go on."""
         if self._clock.monotonic() < self._room_due:
             return False
-        is_short = self._ladder.step(to_ms(self._clock.now()))
+        now = self._clock.now()
+        is_short = self._ladder.step(to_ms(now))
         if not is_short:
             self._room_due = self._clock.monotonic() + ROOM_EVERY_S
+            self._wear.note(written_bytes(), self._clock.monotonic(), now.date())
         return is_short
 
     def _set_due(self) -> None:
@@ -189,6 +193,7 @@ class Courier:
         if not self._targets and stream != URGENT:
             if self._clock.is_trusted():
                 self._ladder.forget(self._config.store.keep_days, self._clock.now().date())
+            self._outbox.note("wear", self._wear.kept())
             self._note = self._status()
 
     def _pause(self, reason: str) -> None:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agent.rollup import STEPS_MS, Rollup, coarser, joined, of_readings
+from agent.store import reserve_bytes
 from sync.lake import ROLLED_UP, ObjectName, UnsealableRows, decode, encode
 from sync.outbox import COLUMNS, SyncEvent
 
@@ -45,9 +46,6 @@ LADDER = ("readings", *STEPS_MS)
 STEP_BYTES = 500_000  # of objects that one step takes: some 300,000 readings, 40 MB of memory
 BLOCK_BYTES = 4_096  # a file takes whole blocks of the file system
 SAVES = 0.5  # a rollup by the minute must be smaller than this share of what it replaces
-RESERVE_SHARE, RESERVE_BYTES = 0.05, 200_000_000
-"""What stays free on the disk: this share of it, but no more than so many bytes. Our judgement: it holds the journals
-of both databases, an hour's seal of a large farm and what else the machine writes, and is no great part of a card."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ def room_on_disk(directory: Path, lake: Path, lake_bytes: int, *, limit_bytes: i
             except FileNotFoundError:  # a journal comes and goes
                 continue
     disk = shutil.disk_usage(directory)
-    return Room(used, limit_bytes, disk.free, min(round(disk.total * RESERVE_SHARE), RESERVE_BYTES))
+    return Room(used, limit_bytes, disk.free, reserve_bytes(disk.total))
 
 
 def on_disk(size: int) -> int:

@@ -38,6 +38,7 @@ One agent writes: a lock file sees to it. Readers are other processes; in WAL mo
 The tables are in ``agent/migrations``.
 """
 
+from agent.store.file import is_nearly_full, reserve_bytes
 from agent.store.reader import StoreReader, sealed_watermarks, sync_notes
 from agent.store.restore import Restored
 from agent.store.rows import LAKE_COLUMNS, STREAMS, BucketRow
@@ -54,8 +55,10 @@ __all__ = [
     "Store",
     "StoreCounters",
     "StoreReader",
+    "is_nearly_full",
     "readable_readings",
     "readable_rows",
+    "reserve_bytes",
     "salvage",
     "sealed_watermarks",
     "sync_notes",

@@ -1,6 +1,6 @@
 """Forgetting: what is sealed, observed and old, and the least of what never was sealed and finds no room.
 
-Of readings that go the times are kept, for ``keep_days``. Those that were never sealed leave rollups (``agent.rollup``).
+Of readings that go the times are kept, for ``keep_days``. Those that were never sealed leave rollups.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Pruner:
                 [(step_s, newest_ms - kept_ms) for step_s, kept_ms in BUCKETS_KEPT_MS.items()],
             )
 
-    def prune_readings(self, span: Span, end_ms: int, large_end_ms: int, max_size_mb: int, at_ms: int) -> int:
+    def prune_readings(
+        self, span: Span, end_ms: int, large_end_ms: int, max_size_mb: int, at_ms: int, limit: int = PRUNE_ROWS
+    ) -> int:
         """Delete whole periods of a span of readings, oldest first; return how many readings.
 
         What the index knows must be saved.
@@ -71,14 +73,15 @@ class Pruner:
             large_end_ms: those that end before it, too, while the database is larger than ``max_size_mb``.
             max_size_mb: of the database.
             at_ms: the farm's time.
+            limit: of readings, about.
         """
         pruned = 0
         for period in self._periods():
             period_end_ms = (period + 1) * SEALED_PERIOD_MS
             too_large = period_end_ms <= large_end_ms and self.size_mb() > max_size_mb
-            if pruned >= PRUNE_ROWS or not (period_end_ms <= end_ms or too_large):
+            if pruned >= limit or not (period_end_ms <= end_ms or too_large):
                 break
-            pruned += self._prune_period(period, span, PRUNE_ROWS - pruned, at_ms)
+            pruned += self._prune_period(period, span, limit - pruned, at_ms)
         return pruned
 
     def _periods(self) -> Iterator[int]:

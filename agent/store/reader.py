@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -27,9 +27,10 @@ from agent.store.rows import (
     newest_changes,
     standings_of,
 )
+from agent.wear import WearMeter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -255,6 +256,15 @@ class StoreReader:
             health: dict[str, Any] = msgspec.json.decode(meta_of(self._db).get("health", "{}"))
             return health
 
+    def wear(self) -> float | None:
+        """Return how many bytes the agent writes in a day of running, None where that is not known yet.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with named_errors(self._path, "read the wear"):
+            return WearMeter.restored(meta_of(self._db).get("wear")).bytes_per_day()
+
     def counts(self) -> dict[str, int]:
         """Return the rows each stream ever had, ``series``, ``readings_hot`` (about), ``observed_seq``, ``judged_ms``.
 
@@ -285,14 +295,26 @@ def lake_high(lake: Path, gateway: str, generation: str) -> int:
     return max((int(n[3]) for n in names if len(n) == NAME_PARTS and n[1] == generation and n[3].isdigit()), default=0)
 
 
-def open_intent(sync_db: Path, generation: str) -> int:
-    """Return the last reading that the courier has begun to seal; 0 where it has begun none, or that is not known."""
-    query = "SELECT max(last_seq) FROM intents WHERE stream = 'readings' AND generation = ?"
-    try:
-        with closing(read_only(sync_db)) as db:
-            return int(db.execute(query, (generation,)).fetchone()[0] or 0)
-    except sqlite3.Error:  # absent, unreadable: the names in the lake tell
-        return 0
+@contextmanager
+def sealing_held(sync_db: Path, generation: str) -> Iterator[int]:
+    """Give the last reading that the courier has sealed or begun to seal, and let it begin nothing new meanwhile.
+
+    While a reader is in a transaction, SQLite's rollback mode lets nobody else commit: the courier waits, up to ten
+    seconds. 0 where there is no such record; then the names in the lake tell, see ``lake_high``.
+    """
+    query = (
+        "SELECT max(seq) FROM (SELECT sealed_seq AS seq FROM watermarks WHERE stream = 'readings' AND generation = ?1"
+        " UNION ALL SELECT last_seq FROM intents WHERE stream = 'readings' AND generation = ?1)"
+    )
+    with ExitStack() as stack:
+        seq = 0
+        try:
+            db = stack.enter_context(closing(read_only(sync_db)))
+            db.execute("BEGIN")
+            seq = int(db.execute(query, (generation,)).fetchone()[0] or 0)
+        except sqlite3.Error:  # absent, unreadable, half made
+            pass
+        yield seq
 
 
 def sync_notes(sync_db: Path) -> dict[str, str]:

@@ -15,7 +15,7 @@ from agent.seen import BEFORE_ALL
 from agent.store.file import connect, locked, migrate, named_errors, new_generation, transaction
 from agent.store.index import Index
 from agent.store.prune import DAY_MS, Pruner, Span
-from agent.store.reader import lake_high, open_intent, sealed_watermarks
+from agent.store.reader import lake_high, sealed_watermarks, sealing_held
 from agent.store.restore import restore
 from agent.store.rows import (
     DROP_COMMANDS,
@@ -63,6 +63,7 @@ TOPIC_CHARS = 500
 COMMANDS_KEPT = 10_000
 SEAL_LATE_S = 2 * 3_600.0  # with nothing sealed for so long, or
 SEAL_LATE_ROWS = 1_500_000  # with so many rows waiting, sync is not helping: it seals hourly, or at a million rows
+DEGRADE_ROWS = 100_000  # in one call: the courier waits that long
 UNSEALED_S = 7 * 86_400.0  # of running time: DESIGN, section 3, rule 5
 CONFLICTS_PER_HOUR = 100  # recorded one by one; beyond that they are only counted
 
@@ -336,6 +337,7 @@ class Store:
         judged_at: datetime | None = None,
         observed_seq: int | None = None,
         health: Mapping[str, object] | None = None,
+        wear: str | None = None,
     ) -> None:
         """Store what was judged, said and asked in one transaction; it is on the disk when this returns.
 
@@ -352,6 +354,7 @@ class Store:
             judged_at: the grid instant up to which all is judged.
             observed_seq: the number of the last reading that is in the windows (and so in ``buckets``).
             health: what ``status`` shows.
+            wear: what ``agent.wear`` keeps.
 
         None leaves the last one as it was.
 
@@ -365,6 +368,8 @@ class Store:
             meta["observed_seq"] = str(observed_seq)
         if health is not None:
             meta["health"] = as_json(health)
+        if wear is not None:
+            meta["wear"] = wear
         numbers = [(rhythm, self._series[key]) for key, rhythm in (rhythms or {}).items() if key in self._series]
         work: list[tuple[str, Sequence[Sequence[object]]]] = [
             (INSERT_WARNING, [warning_row(event) for event in warnings]),
@@ -459,27 +464,30 @@ class Store:
         Raises:
             StoreError: the database failed; what was degraded until then is.
         """
-        after_seq = self._maybe_sealed_seq()
-        waited_s = self._waited_s(after_seq, monotonic_s)
-        if self._last_seq == after_seq or not (waited_s >= SEAL_LATE_S or self._last_seq - after_seq >= SEAL_LATE_ROWS):
-            return None
-        newest_ms = self._newest_ms(now)
-        end_ms = newest_ms - keep_hours * HOUR_MS
-        if waited_s >= UNSEALED_S:
-            because = "nothing was sealed for 7 days"
-        elif self._pruner.size_mb() > max_size_mb:
-            because = f"nothing is sealed, and house.db is larger than {max_size_mb} MB"
-            end_ms = 0
-        elif is_short:
-            because = "nothing is sealed, and the disk is nearly full"
-            end_ms = newest_ms
-        else:
-            return None
-        self._save_index()
-        with named_errors(self._path, "degrade readings"):
-            span = Span(after_seq, self._observed_seq, because)
-            self._pruner.prune_readings(span, end_ms, newest_ms, max_size_mb, to_ms(now))
-        return because
+        with sealing_held(self._sync_db, self.generation) as sealed_seq:
+            waited_s = self._waited_s(sealed_seq, monotonic_s)
+            if self._last_seq == sealed_seq or (
+                waited_s < SEAL_LATE_S and self._last_seq - sealed_seq < SEAL_LATE_ROWS
+            ):
+                return None
+            newest_ms = self._newest_ms(now)
+            end_ms = newest_ms - keep_hours * HOUR_MS
+            if waited_s >= UNSEALED_S:
+                because = "nothing was sealed for 7 days"
+            elif self._pruner.size_mb() > max_size_mb:
+                because = f"nothing is sealed, and house.db is larger than {max_size_mb} MB"
+                end_ms = BEFORE_ALL
+            elif is_short:
+                because = "nothing is sealed, and the disk is nearly full"
+                end_ms = newest_ms
+            else:
+                return None
+            self._save_index()
+            named_seq = lake_high(self._sync_db.with_name("lake"), self.gateway, self.generation)
+            span = Span(max(sealed_seq, named_seq), self._observed_seq, because)
+            with named_errors(self._path, "degrade readings"):
+                self._pruner.prune_readings(span, end_ms, newest_ms, max_size_mb, to_ms(now), DEGRADE_ROWS)
+            return because
 
     def forget(self, now: datetime, *, keep_days: int = 400) -> None:
         """Let go of times of readings from before ``keep_days``, and of old rows of other streams that are in the lake.
@@ -500,12 +508,6 @@ class Store:
     def _newest_ms(self, now: datetime) -> int:
         """Return the farm's time, or that of the newest reading where the clock is ahead of it."""
         return min(to_ms(now), self._index.seen.newest_ms)
-
-    def _maybe_sealed_seq(self) -> int:
-        """Return the last reading that may be in the local lake, whatever became of ``sync.db``."""
-        begun = open_intent(self._sync_db, self.generation)
-        named = lake_high(self._sync_db.with_name("lake"), self.gateway, self.generation)
-        return max(self._sealed_seq(), begun, named)
 
     def _waited_s(self, sealed_seq: int, monotonic_s: float) -> float:
         """Return for how long of running time nothing was sealed, over restarts; it is saved once an hour."""
