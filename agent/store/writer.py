@@ -497,6 +497,8 @@ class Store:
         Raises:
             StoreError: the database failed.
         """
+        if self._last_seq == 0:
+            return
         newest_ms = self._newest_ms(now)
         sealed = sealed_watermarks(self._sync_db, self.generation) or {}
         before_ms = newest_ms - keep_days * DAY_MS
