@@ -64,7 +64,7 @@ COMMANDS_KEPT = 10_000
 SEAL_LATE_S = 2 * 3_600.0  # with nothing sealed for so long, or
 SEAL_LATE_ROWS = 1_500_000  # with so many rows waiting, sync is not helping: it seals hourly, or at a million rows
 DEGRADE_ROWS = 100_000  # in one call: the courier waits that long
-UNSEALED_S = 7 * 86_400.0  # of running time: DESIGN, section 3, rule 5
+UNSEALED_S = 7 * 86_400.0 + SEAL_LATE_S  # of running time; rows of a doubtful time wait for seven days to be sealed
 CONFLICTS_PER_HOUR = 100  # recorded one by one; beyond that they are only counted
 
 

@@ -14,6 +14,7 @@ import pytest
 from agent.domain import Event, Prediction, Quality, SeriesKey, from_ms, to_ms
 from agent.readings import Readings
 from agent.store import Store, StoreReader, sync_notes
+from agent.store.recover import recover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +95,7 @@ def test_with_no_seal_for_seven_days_old_readings_leave_quarters_and_every_sum(s
     assert store.degrade(now, 1_000.0) is None
     assert store.degrade(now, 1_000.0 + 6.9 * 86_400) is None
     assert _sums(path) == before
-    assert store.degrade(now, 1_000.0 + 7 * 86_400) == "nothing was sealed for 7 days"
+    assert store.degrade(now, 1_000.0 + 7.1 * 86_400) == "nothing was sealed for 7 days"
     assert _sums(path) == before
     assert _hot(path) == 12 * 54 * len(KEYS)  # keep_hours, and the rest of a period of six hours, are as they were
     with StoreReader.open(path) as reader:
@@ -288,3 +289,24 @@ def test_what_was_judged_leaves_when_it_is_sealed_and_a_month_old(store: Store, 
 
 def test_notes_of_a_courier_that_never_ran_are_none(tmp_path: Path) -> None:
     assert sync_notes(tmp_path / "sync.db") == {}
+
+
+def test_what_is_left_of_old_readings_is_recovered_from_a_damaged_file_once(path: Path, tmp_path: Path) -> None:
+    with Store.open(path) as store:
+        _append(store, _block(T, 24))
+        store.degrade(START, 0.0)
+        store.degrade(START + timedelta(hours=24), 8 * 86_400.0, keep_hours=1)
+    before = _sums(path)
+    damaged = tmp_path / "house.db.damaged"
+    path.replace(damaged)
+    with Store.open(path) as store:
+        _append(store, _block(T + DAY_MS, 1 / 60, keys=KEYS[5:7]))  # so that series have other numbers here
+    for added in (True, False):
+        done = recover(path, damaged, sealed_up_to=lambda _stream, _generation: 0, at_ms=T + DAY_MS)
+        assert (done.added["readings_15min"] > 0) is added
+        found = _sums(path)
+        assert {key: found[key] for key in before.keys() - set(KEYS[5:7])} == {
+            key: before[key] for key in before.keys() - set(KEYS[5:7])
+        }
+    with Store.open(path) as store:
+        assert store.append(_block(T + 2 * DAY_MS, 1 / 60), at_ms=T).last_seq == store.last_seq
