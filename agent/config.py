@@ -217,11 +217,23 @@ class House(Section):
 
 
 class StoreSettings(Section):
-    """The database of the agent."""
+    """What is kept on this disk."""
 
     commit_interval_s: Annotated[float, Field(gt=0, le=60)] = 1.0
+    max_size_mb: Annotated[int, Field(ge=20)] = 2_000
     keep_hours: Annotated[int, Field(ge=1)] = 48
-    max_size_mb: Annotated[int, Field(ge=20)] = 300
+    keep_days: Annotated[int, Field(ge=30, le=36_500)] = 400
+    card_tbw: Positive = 30.0
+
+    @property
+    def hot_size_mb(self) -> int:
+        """Beyond it, sealed readings leave house.db before ``keep_hours``."""
+        return min(300, self.max_size_mb // 3)  # 300: DESIGN, section 3, rule 5
+
+    @property
+    def unsealed_size_mb(self) -> int:
+        """Beyond it, readings that nobody seals give way: half of all, so that the lake still has its share."""
+        return self.max_size_mb // 2
 
 
 class Models(Section):

@@ -43,10 +43,11 @@ from agent.predict import Predictor
 from agent.quality import Known, QualityJudge
 from agent.readings import HouseSplitter
 from agent.site import STORE, SiteWarnings, Trouble
-from agent.store import RESERVE_BYTES
+from agent.store import PRUNE_ROWS, RESERVE_BYTES, is_nearly_full, sync_notes
 from agent.timekeeper import Timekeeper, steady
 from agent.topics import Topics
 from agent.watch import GRID, HouseWatch, judge_instant
+from agent.wear import WearMeter, written_bytes
 from agent.window import Bucket
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ log = logging.getLogger(__name__)
 MESSAGES_PER_TURN = 2_000  # the window that is asked of the broker: more are never unacknowledged at once
 HEALTH_EVERY_S = 60.0
 PRUNE_EVERY_S = 600.0
+DEGRADE_EVERY_S = 30.0  # while there is detail to let go of: a little at a time, readings come in between
+FORGET_EVERY_S = 3_600.0
 BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
 AHEAD_MS = 86_400_000  # what is dated further ahead of its arrival is stored, and not observed
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
@@ -111,7 +114,8 @@ class Agent:
         self._is_corrected = False  # readings were dated anew, and the windows do not know it yet
         self._quarantined: list[Path] = []
         self._site_connection = 0
-        self._health_due = self._prune_due = clock.monotonic()
+        self._health_due = self._prune_due = self._forget_due = clock.monotonic()
+        self._wear = WearMeter()
         self._observed_seq = 0
         self._begin(self.time.spans_to_rebuild())
         for refused in predictor.refused:
@@ -142,6 +146,7 @@ class Agent:
     def _restore(self, again: Sequence[tuple[int, int]]) -> Grid:
         """Take back what was known before the restart, and see again what the windows had not been told of."""
         known = self.store.restore(again)
+        self._wear = WearMeter.restored(known.wear)
         for watch in self.watches:
             life = restored(known.houses.get(watch.house))
             standings = [standing for standing in known.standings if standing.house == watch.house]
@@ -524,11 +529,31 @@ class Agent:
             self._see_disk()
             value = self.health_value("online")
             self.bus.publish(self.topics.health, json.dumps(value).encode(), retain=True)
-            self.store.record(health=value, time=self.time.known())
+            self.store.record(health=value, time=self.time.known(), wear=self._wear.kept())
         if monotonic >= self._prune_due and self.time.may_prune():
-            self._prune_due = monotonic + PRUNE_EVERY_S
-            settings = self.config.store
-            self.store.prune(self.clock.now(), keep_hours=settings.keep_hours, max_size_mb=settings.max_size_mb)
+            self._tidy(monotonic)
+
+    def _tidy(self, monotonic: float) -> None:
+        """Let go of what is sealed and old; where nobody seals, and it must be, of detail."""
+        now, settings, data = self.clock.now(), self.config.store, self.config.data
+        pruned = self.store.prune(now, keep_hours=settings.keep_hours, max_size_mb=settings.hot_size_mb)
+        because = self.store.degrade(
+            now,
+            monotonic,
+            keep_hours=settings.keep_hours,
+            max_size_mb=settings.unsealed_size_mb,
+            is_short=is_nearly_full(data.directory),
+        )
+        if monotonic >= self._forget_due and self.clock.is_trusted():
+            self.store.forget(now, keep_days=settings.keep_days)
+            self._forget_due = monotonic + FORGET_EVERY_S
+        is_done = (
+            because is None and pruned < PRUNE_ROWS
+        )  # a farm of 1,200 readings a second has more of them each time
+        self._prune_due = monotonic + (PRUNE_EVERY_S if is_done else DEGRADE_EVERY_S)
+        self.degrade("history", because and f"{because}: old readings are kept by the quarter of an hour only")
+        self.degrade("lake", sync_notes(data.sync_db).get("full"))
+        self._wear.note(written_bytes(), monotonic, now.date())
 
     def _see_quarantine(self) -> None:
         self._quarantined = self.store.quarantined()
@@ -576,6 +601,7 @@ class Agent:
                 "clock": self.time.value(),
                 "judged_at": iso(self.grid.last),
                 "readings": asdict(counters),
+                "wear": {"bytes_per_day": self._wear.bytes_per_day()},
                 "broker": {
                     "connected": self.bus.is_connected,
                     "last_error": self.bus.last_error,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from agent.store.tables import Selection, TableFacts
     from agent.verbs import Subparsers
 
-EXPORTED = ("readings", "warnings", "predictions", "flocks", "events", "replay")
+EXPORTED = ("readings", "readings_15min", "warnings", "predictions", "flocks", "events", "replay")
 
 
 def add_data(subparsers: Subparsers) -> None:

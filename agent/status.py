@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from agent.alerts import iso
 from agent.domain import PUBLISHED_STATES, Severity, WarningState, from_ms
-from agent.store import STREAMS, StoreReader, sealed_watermarks
+from agent.store import STREAMS, StoreReader, sealed_watermarks, sync_notes
+from agent.wear import WearMeter, card_years
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ def status_value(config: Config) -> dict[str, Any]:
         lake = (
             [path.stat().st_size for path in config.data.lake.rglob("*.parquet")] if config.data.lake.exists() else []
         )
+        notes = sync_notes(config.data.sync_db)
         return {
             "site": config.site.id,
             "gateway": reader.gateway,
@@ -39,6 +41,8 @@ def status_value(config: Config) -> dict[str, Any]:
             "database_mb": round(size / 1e6, 2),
             "lake_objects": len(lake),
             "lake_mb": round(sum(lake) / 1e6, 3),
+            "full": notes.get("full"),
+            "wear": _wear(reader, notes, config.store.card_tbw),
             "unsealed": {stream: last[stream] - sealed.get(stream, 0) for stream in STREAMS}
             if sealed is not None
             else None,
@@ -55,6 +59,21 @@ def status_value(config: Config) -> dict[str, Any]:
                 for rejected in reader.rejected(5)
             ],
         }
+
+
+def _wear(reader: StoreReader, notes: Mapping[str, str], card_tbw: float) -> dict[str, Any]:
+    agent, sync = reader.wear(), WearMeter.restored(notes.get("wear")).bytes_per_day()
+    whole = None if agent is None else agent + (sync or 0.0)
+    return {
+        "agent_mb_per_day": _mb(agent),
+        "sync_mb_per_day": _mb(sync),
+        "card_tbw": card_tbw,
+        "card_years": None if whole is None else round(card_years(whole, card_tbw), 1),
+    }
+
+
+def _mb(size: float | None) -> float | None:
+    return None if size is None else round(size / 1e6, 1)
 
 
 def _houses(reader: StoreReader) -> dict[str, Any]:
@@ -146,7 +165,10 @@ def status_lines(value: Mapping[str, Any]) -> list[str]:
         ),
         f"database {value['database_mb']} MB; lake {value['lake_objects']} objects, {value['lake_mb']} MB",
         f"sync     {_unsealed(value['unsealed'])}",
+        f"card     {_card(value['wear'])}",
     ]
+    if value["full"]:
+        lines.append(f"full     {value['full']}")
     lines += [f"degraded {what}: {why}" for what, why in health.get("degraded", {}).items()]
     rejected = sum(health.get("rejected", {}).values())
     if rejected:
@@ -186,6 +208,16 @@ def _clock(clock: Mapping[str, Any]) -> str:
     correcting = "; readings are being corrected" if clock.get("correcting") else ""
     keeping = f", {kept[clock['synchronised']]}" if "synchronised" in clock else ""
     return f"{clock['presumed']}, {trust}{keeping}{moved}{correcting}"
+
+
+def _card(wear: Mapping[str, Any]) -> str:
+    if wear["card_years"] is None:
+        return "what is written in a day is known after ten minutes"
+    sync = f" and sync {wear['sync_mb_per_day']} MB" if wear["sync_mb_per_day"] is not None else ""
+    return (
+        f"the agent writes {wear['agent_mb_per_day']} MB{sync} a day; by that alone, a card for {wear['card_tbw']:g} TB"
+        f" lasts {wear['card_years']:,} years"
+    )
 
 
 def _unsealed(unsealed: Mapping[str, int] | None) -> str:

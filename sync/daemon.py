@@ -11,6 +11,7 @@ import logging
 import os
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -18,9 +19,11 @@ from agent.domain import from_ms, to_ms
 from agent.errors import CloudError, CloudRefused, OutboxDamaged, StoreError, StoreUnwritable
 from agent.notify import Notifier
 from agent.store import StoreReader
+from agent.wear import WearMeter, written_bytes
 from sync.cloud import open_cloud, status_key
+from sync.ladder import Ladder, room_on_disk
 from sync.lane import Carried, Failed, Lane, Note
-from sync.outbox import PUSH_ORDER, URGENT, Outbox
+from sync.outbox import SEALED_STREAMS, URGENT, Outbox
 from sync.retry import Link
 from sync.wire import GatewayStatus, LakeStatus, StreamStatus
 
@@ -34,12 +37,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+ROOM_EVERY_S = 60.0  # how often to see whether there is room on the disk
 POLL_S = 1.0  # how often urgent rows are looked for
 SEAL_ROWS = 1_000_000  # unsealed readings that are sealed before the interval is over
 PAUSE_S = 30.0  # after the disk or the store could not serve
 STOP_S = 5.0  # from the first signal to the end: what is under way may arrive, nothing new is begun but warnings
 ONCE_ATTEMPTS = 3  # failed tries after which --once gives up; a minute at the most
-BULK = tuple(stream for stream in PUSH_ORDER if stream != URGENT)
+BULK = tuple(stream for stream in SEALED_STREAMS if stream != URGENT)
 
 
 class Courier:
@@ -59,6 +63,15 @@ class Courier:
         bulk = [mark.sealed_at_ms for mark in outbox.watermarks() if mark.stream in BULK]
         self._sealed_at = from_ms(max(bulk, default=0))
         self._targets: dict[str, int] = {}  # stream -> the seq up to which it is due
+        self._ladder = Ladder(
+            outbox,
+            partial(
+                room_on_disk, config.data.directory, config.data.lake, limit_bytes=config.store.max_size_mb * 1_000_000
+            ),
+            has_cloud=cloud is not None,
+        )
+        self._wear = WearMeter.restored(outbox.noted("wear"))
+        self._room_due = float("-inf")
         self._note: Note | None = None
         self._polled_at = float("-inf")
         self._data_version = -1
@@ -78,14 +91,16 @@ class Courier:
             message = "a lane to the cloud died; the lines above say why, please report them"
             raise CloudError(message)
         is_paused = self._clock.monotonic() < self._paused_until
+        is_short = False
         try:
             if not is_paused:
+                is_short = self._make_room()  # before anything is written: sealing needs room, too
                 self._look()
                 if self._targets:
                     self._seal_range()
                 self._push()
             next_look_s = max(0.0, self._polled_at + POLL_S - self._clock.monotonic())
-            self._read_reports(POLL_S if is_paused else 0 if self._targets else next_look_s)
+            self._read_reports(POLL_S if is_paused else 0 if self._targets or is_short else next_look_s)
         except OutboxDamaged:
             raise  # waiting would not help
         except (StoreError, OSError) as e:
@@ -100,6 +115,8 @@ class Courier:
         self._set_due()
         while self._targets:
             try:
+                while self._make_room():
+                    pass
                 self._seal_range()
             except OSError as e:
                 message = f"{self._config.data.lake}: the local lake takes no object: {e}; is the disk full?"
@@ -149,14 +166,25 @@ class Courier:
         ):  # past it, or the clock was set back
             self._set_due()
 
+    def _make_room(self) -> bool:
+        """Once a minute, and again where it was not enough, take a step of the ladder; return whether to go on."""
+        if self._clock.monotonic() < self._room_due:
+            return False
+        now = self._clock.now()
+        is_short = self._ladder.step(to_ms(now))
+        if not is_short:
+            self._room_due = self._clock.monotonic() + ROOM_EVERY_S
+            self._wear.note(written_bytes(), self._clock.monotonic(), now.date())
+        return is_short
+
     def _set_due(self) -> None:
         """Let all rows that there are now be due, as far as they may be sealed."""
-        self._targets |= {stream: self._store.sealable_seq(stream) for stream in PUSH_ORDER}
+        self._targets |= {stream: self._outbox.sealable_seq(stream) for stream in SEALED_STREAMS}
         self._sealed_at = self._clock.now()
         self._note = None
 
     def _seal_range(self) -> None:
-        stream = min(self._targets, key=PUSH_ORDER.index)
+        stream = min(self._targets, key=SEALED_STREAMS.index)
         target = self._targets[stream]
         sealed_seq = self._outbox.seal_next(stream, target, to_ms(self._clock.now()))
         self._pause_reason = ""
@@ -166,6 +194,9 @@ class Courier:
         if stream == URGENT and True in self._lanes:
             self._lanes[True].try_now()  # the link may be back since the last try, and this one matters
         if not self._targets and stream != URGENT:
+            if self._clock.is_trusted():
+                self._ladder.forget(self._config.store.keep_days, self._clock.now().date())
+            self._outbox.note("wear", self._wear.kept())
             self._note = self._status()
 
     def _pause(self, reason: str) -> None:
@@ -189,6 +220,7 @@ class Courier:
                 lane.carry(self._note)
                 self._note = None
             elif parcel := self._outbox.next_parcel(urgent=urgent):
+                self._outbox.carry(parcel.key)
                 lane.carry(parcel)
 
     def _read_reports(self, wait_s: float) -> None:

@@ -14,7 +14,9 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from arro3.core import Array, DataType, Field, RecordBatch, Schema
-from arro3.io import write_parquet
+from arro3.io import read_parquet, write_parquet
+
+from agent.rollup import STEPS_MS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,6 +37,10 @@ _TYPES = {
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_MS = 86_400_000
+
+
+ROLLED_UP = "r"
+"""Ends the generation of an object that sync itself made of raw ones: its numbers are those of the raw rows."""
 
 
 class UnsealableRows(ValueError):
@@ -59,6 +65,23 @@ class ObjectName:
         file = f"{self.gateway}-{self.generation}-{self.first_seq}-{self.last_seq}.parquet"
         return f"{self.stream}/site={self.site}/date={self.day.isoformat()}/{file}"
 
+    @property
+    def is_rolled_up(self) -> bool:
+        """Whether sync made it of raw objects, and did not seal it from the agent's rows."""
+        return self.generation.endswith(ROLLED_UP)
+
+    def replaces(self, other: ObjectName) -> bool:
+        """Tell whether this object was made of that one, and of others: then that one has no business beside it."""
+        if not self.is_rolled_up or self.stream not in _LADDER or other.stream not in _LADDER:
+            return False
+        return (
+            _LADDER.index(self.stream) > _LADDER.index(other.stream)
+            and (self.site, self.day, self.gateway) == (other.site, other.day, other.gateway)
+            and self.generation.removesuffix(ROLLED_UP) == other.generation.removesuffix(ROLLED_UP)
+            and self.first_seq <= other.first_seq
+            and other.last_seq <= self.last_seq
+        )
+
     @classmethod
     def parse(cls, key: str) -> ObjectName | None:
         """Return what ``key`` says, or None where it is no name that a seal gives."""
@@ -72,6 +95,9 @@ class ObjectName:
         seqs = int(found["first"]), int(found["last"])
         return cls(found["stream"], found["site"], day, found["gateway"], found["generation"], *seqs)
 
+
+_LADDER = ("readings", *STEPS_MS)
+"""What replaces what: raw readings, then rollups, the finer first."""
 
 _KEY = re.compile(
     r"(?P<stream>[a-z0-9_]+)/site=(?P<site>[A-Za-z0-9_-]+)/date=(?P<day>\d{4}-\d\d-\d\d)/"
@@ -106,6 +132,19 @@ def encode(
         dates[day]: (len(which), _parquet(stream, whole.take(Array(which, _COUNT))))
         for day, which in sorted(days.items())
     }
+
+
+def decode(data: bytes) -> dict[str, Any]:
+    """Return the columns of an object that ``encode`` made: text as a list, all else as a numpy array, times in ms."""
+    table = read_parquet(io.BytesIO(data)).read_all()
+    columns: dict[str, Any] = {}
+    for name in table.schema.names:
+        column = table[name]
+        if column.type == _TYPES["string"]:
+            columns[name] = column.to_pylist()
+        else:
+            columns[name] = (column.cast(_COUNT) if column.type == _TIME else column).to_numpy()
+    return columns
 
 
 def _order(stream: str, rows: Mapping[str, Sequence[Any]]) -> Sequence[int]:

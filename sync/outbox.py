@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import sqlite3
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -30,8 +31,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RANGE_ROWS = 100_000  # of one seal; bounds the memory at work, and a cloud object to some 250 kB
-PUSH_ORDER = ("warnings", "predictions", "flocks", "events", "readings")
+PUSH_ORDER = (
+    *("warnings", "predictions", "flocks", "events", "sync_events"),
+    *("readings", "readings_15min", "readings_1min"),
+)
 """The streams as they are pushed: what somebody waits for first, the bulk last."""
+SEALED_STREAMS = tuple(stream for stream in PUSH_ORDER if stream != "readings_1min")
+"""Those that are made of rows; ``readings_1min`` is made of other objects, by the ladder."""
+OWN_STREAM = "sync_events"  # the rows are our own, in sync.db
+COLUMNS = LAKE_COLUMNS | {
+    "readings_1min": LAKE_COLUMNS["readings_15min"],
+    OWN_STREAM: (
+        *(("at", "timestamp"), ("kind", "string"), ("from_at", "timestamp"), ("to_at", "timestamp")),
+        *(("detail", "string"), ("seq", "int64")),
+    ),
+}
+"""Name and type of the columns of every stream of the lake."""
 URGENT = PUSH_ORDER[0]  # sealed and pushed at once
 
 _SCHEMA = """
@@ -73,6 +88,30 @@ CREATE TABLE set_aside (
 );
 PRAGMA user_version = 1;
 """
+_UPGRADE = """
+-- carried 1: it was given to a lane, so the cloud may hold it
+ALTER TABLE objects ADD COLUMN carried INTEGER NOT NULL DEFAULT 0;
+-- gone 1: the cloud has confirmed it, and it is no longer in the local lake
+ALTER TABLE objects ADD COLUMN gone INTEGER NOT NULL DEFAULT 0;
+-- generation (of this sync.db), and notes for others to read
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE sync_events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at_ms INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    from_ms INTEGER,
+    to_ms INTEGER,
+    detail TEXT NOT NULL           -- JSON
+);
+-- an object that is made of others: until it is noted it does not count
+CREATE TABLE replacing (key TEXT PRIMARY KEY);
+-- files that may still be there, and are to go
+CREATE TABLE doomed (key TEXT PRIMARY KEY);
+-- an older sync did not say what it began to push
+UPDATE objects SET carried = 1 WHERE pushed_at_ms IS NULL AND refused IS NULL;
+PRAGMA user_version = 2;
+"""
+_VERSION = 2
 
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}
 """What SQLite says of a broken file. SQLITE_ERROR: a table is not there, as in a file that was cut off to nothing."""
@@ -119,6 +158,29 @@ class Parcel:
     key: str
     path: Path
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An object that was sealed, whether it is still in the local lake, and whether the cloud has it."""
+
+    key: str
+    name: ObjectName
+    bytes: int
+    is_confirmed: bool  # by the cloud
+    may_be_in_cloud: bool
+    is_gone: bool  # from the local lake
+
+
+@dataclass(frozen=True, slots=True)
+class SyncEvent:
+    """What became of history, for the stream ``sync_events``."""
+
+    at_ms: int
+    kind: str
+    detail: Mapping[str, object]
+    from_ms: int | None = None
+    to_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +231,10 @@ class Outbox:
                 remove_parts(lake)
                 db = stack.enter_context(closing(_connect(database)))
                 outbox = cls(db, lake, store, site)
-                if db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                    outbox._create()
+                version = db.execute("PRAGMA user_version").fetchone()[0]
+                if version < _VERSION:
+                    outbox._create(version)
+                outbox._clear_away()
                 outbox._resources = stack.pop_all()
             except (OSError, sqlite3.Error) as e:
                 message = f"{database} cannot be used: {e}; the directory must be writable for sync, and have space"
@@ -207,11 +271,22 @@ class Outbox:
 
     def unsealed(self, stream: str) -> int:
         """Return the number of rows of ``stream`` that wait to be sealed."""
-        return self._store.last_seq(stream) - self._sealed_seq(stream)
+        return self.last_seq(stream) - self._sealed_seq(stream)
+
+    def last_seq(self, stream: str) -> int:
+        """Return the number of the newest row that ``stream`` ever had, 0 where it had none."""
+        if stream != OWN_STREAM:
+            return self._store.last_seq(stream)
+        found = self._fetch("SELECT seq FROM sqlite_sequence WHERE name = ?", OWN_STREAM)
+        return int(found[0][0]) if found else 0
+
+    def sealable_seq(self, stream: str) -> int:
+        """Return up to which number rows may be sealed now: readings of untrusted time wait to be corrected."""
+        return self.last_seq(stream) if stream == OWN_STREAM else self._store.sealable_seq(stream)
 
     def sealable(self, stream: str) -> int:
-        """Return the number of those that may be sealed now: readings of untrusted time wait to be corrected."""
-        return max(0, self._store.sealable_seq(stream) - self._sealed_seq(stream))
+        """Return the number of rows that may be sealed now."""
+        return max(0, self.sealable_seq(stream) - self._sealed_seq(stream))
 
     def watermarks(self) -> list[Watermark]:
         """Return how far each stream of this house.db is sealed."""
@@ -230,13 +305,13 @@ class Outbox:
         intent = self._open_intent(stream)
         if intent is None:
             first = self._sealed_seq(stream) + 1
-            last = min(up_to, self._store.sealable_seq(stream), first + RANGE_ROWS - 1)
+            last = min(up_to, self.sealable_seq(stream), first + RANGE_ROWS - 1)
             if last < first:
                 return first - 1
-            generation = self._store.generation
+            generation = self._generation(stream)
             intent = _Intent(stream, generation, self._site, first, last, at_ms, from_lake=False)
             self._commit_intent(intent)
-            if self._store.sealable_seq(stream) < last:  # the agent begins to correct them, and may not have seen us
+            if self.sealable_seq(stream) < last:  # the agent begins to correct them, and may not have seen us
                 self._withdraw(stream)
                 return first - 1
         self._fulfil(intent)
@@ -244,8 +319,14 @@ class Outbox:
 
     def _sealed_seq(self, stream: str) -> int:
         query = "SELECT sealed_seq FROM watermarks WHERE stream = ? AND generation = ?"
-        found = self._fetch(query, stream, self._store.generation)
+        found = self._fetch(query, stream, self._generation(stream))
         return int(found[0][0]) if found else 0
+
+    def _generation(self, stream: str) -> str:
+        """Return the name of the database that numbers the rows of ``stream``."""
+        if stream != OWN_STREAM:
+            return self._store.generation
+        return str(self._fetch("SELECT value FROM meta WHERE key = 'generation'")[0][0])
 
     def _open_intent(self, stream: str) -> _Intent | None:
         query = "SELECT stream, generation, site, first_seq, last_seq, at_ms, from_lake FROM intents WHERE stream = ?"
@@ -253,7 +334,7 @@ class Outbox:
         if not found:
             return None
         intent = _Intent(*found[0])
-        if intent.generation != self._store.generation:
+        if intent.generation != self._generation(stream):
             log.error(
                 "%s %d to %d were to be sealed, but the house.db that held them was replaced; where it is in the"
                 " quarantine, `flockwatch data recover` brings back what can be read of them",
@@ -300,6 +381,8 @@ class Outbox:
                 (intent.stream, intent.generation, intent.last_seq, intent.at_ms),
             )
             self._db.execute("DELETE FROM intents WHERE stream = ?", (intent.stream,))
+            if intent.stream == OWN_STREAM:
+                self._db.execute("DELETE FROM sync_events WHERE seq <= ?", (intent.last_seq,))
 
     def _write(self, name: ObjectName, data: bytes, *, keep: bool) -> bytes:
         """Let the local lake hold the object; return what it holds.
@@ -325,14 +408,19 @@ class Outbox:
         """Return the objects of ``intent`` by date, and the rows that no object can hold: (seq, reason, row)."""
         stream, first, last = intent.stream, intent.first_seq, intent.last_seq
         try:
-            return encode(stream, LAKE_COLUMNS[stream], self._rows(stream, first, last)), []
+            return encode(stream, COLUMNS[stream], self._rows(stream, first, last)), []
         except _UNSOUND as e:
             log.warning("%s %d to %d hold a row that cannot be sealed: %s; it is set aside", stream, first, last, e)
         rows, broken = self._sift(stream, first, last)
-        return encode(stream, LAKE_COLUMNS[stream], rows) if rows else {}, broken
+        return encode(stream, COLUMNS[stream], rows) if rows else {}, broken
 
     def _rows(self, stream: str, first: int, last: int) -> Mapping[str, Sequence[Any]]:
         """Return rows of the store; what is wrong with the rows themselves is told from a disk that fails."""
+        if stream == OWN_STREAM:
+            query = "SELECT at_ms, kind, from_ms, to_ms, detail, seq FROM sync_events WHERE seq BETWEEN ? AND ?"
+            found = self._fetch(query + " ORDER BY seq", first, last)
+            names = [name for name, _ in COLUMNS[stream]]
+            return {name: [row[i] for row in found] for i, name in enumerate(names)}
         try:
             return self._store.rows(stream, first, last)
         except StoreDamaged as e:
@@ -346,7 +434,7 @@ class Outbox:
         rows: Mapping[str, Sequence[Any]] = {}
         try:
             rows = self._rows(stream, first, last)
-            encode(stream, LAKE_COLUMNS[stream], rows)
+            encode(stream, COLUMNS[stream], rows)
         except _UNSOUND as e:
             if first == last:
                 text = json.dumps({name: values[0] for name, values in rows.items()}, default=repr) if rows else None
@@ -370,6 +458,11 @@ class Outbox:
         found = self._fetch(query, urgent)
         return Parcel(found[0][0], self._lake / found[0][0], found[0][1]) if found else None
 
+    def carry(self, key: str) -> None:
+        """Note that the object ``key`` is about to be pushed: from now on the cloud may hold it, and it must stay."""
+        with self._transaction():
+            self._db.execute("UPDATE objects SET carried = 1 WHERE key = ? AND carried = 0", (key,))
+
     def advance(self, key: str, at_ms: int) -> None:
         """Note that the cloud has confirmed the object ``key``."""
         with self._transaction():
@@ -385,23 +478,141 @@ class Outbox:
         found = self._fetch(
             "SELECT count(*), coalesce(sum(bytes), 0), coalesce(sum(waits), 0), coalesce(sum(bytes * waits), 0),"
             " count(refused), (SELECT count(*) FROM set_aside)"
-            " FROM (SELECT bytes, refused, pushed_at_ms IS NULL AND refused IS NULL AS waits FROM objects)"
+            " FROM (SELECT bytes, refused, pushed_at_ms IS NULL AND refused IS NULL AS waits FROM objects"
+            " WHERE gone = 0)"
         )
         return Totals(*found[0])
 
+    # Making room: ``sync.ladder`` decides, this keeps the books
+
+    def lake_bytes(self, block_bytes: int) -> int:
+        """Return what the objects of the local lake take on a disk that is given out in blocks."""
+        query = "SELECT coalesce(sum((bytes + ?1 - 1) / ?1 * ?1), 0) FROM objects WHERE gone = 0"
+        return int(self._fetch(query, block_bytes)[0][0])
+
+    def held(self) -> list[Held]:
+        """Return every object that is noted, in the order in which they were sealed."""
+        found = self._fetch("SELECT key, bytes, pushed_at_ms IS NOT NULL, carried, gone FROM objects ORDER BY id")
+        return [
+            Held(key, name, size, bool(confirmed), bool(confirmed or carried), bool(gone))
+            for key, size, confirmed, carried, gone in found
+            if (name := ObjectName.parse(key)) is not None
+        ]
+
+    def content(self, key: str) -> bytes:
+        """Return an object of the local lake, as it was sealed.
+
+        Raises:
+            UnsealableRows: the file is not what was sealed.
+            OSError: it cannot be read.
+        """
+        data = (self._lake / key).read_bytes()
+        if self._fetch("SELECT sha256 FROM objects WHERE key = ?", key) != [(hashlib.sha256(data).hexdigest(),)]:
+            message = "the local object was altered after it was sealed"
+            raise UnsealableRows(message)
+        return data
+
+    def replace(self, keys: Sequence[str], name: ObjectName, data: bytes, event: SyncEvent) -> None:
+        """Let one object take the place of others; whenever the process dies, one or the others count, never both.
+
+        The new one is durable before the old ones go. Until it is noted, a crash undoes it (``replacing``); from then
+        on, it is the old ones that a crash only delays (``doomed``).
+
+        Raises:
+            StoreError: sync.db cannot be written.
+            OSError: the local lake takes no object.
+        """
+        with self._transaction():
+            self._db.execute("INSERT OR REPLACE INTO replacing VALUES (?)", (name.key,))
+        write_durably(self._lake / name.key, data)
+        with self._transaction():
+            self._db.executemany("DELETE FROM objects WHERE key = ?", [(key,) for key in keys])
+            self._note_object(name, data, event.at_ms)
+            self._doom(keys)
+            self._db.execute("DELETE FROM replacing")
+            self._insert_event(event)
+        self._clear_away()
+
+    def drop(self, keys: Sequence[str], *, forget: bool = False) -> None:
+        """Take objects that the cloud has confirmed out of the local lake; ``forget`` them altogether, too.
+
+        Raises:
+            StoreError: sync.db cannot be written.
+            OSError: the local lake cannot be written.
+        """
+        change = "DELETE FROM objects" if forget else "UPDATE objects SET gone = 1"
+        with self._transaction():
+            self._doom(keys)
+            self._db.executemany(f"{change} WHERE key = ? AND pushed_at_ms IS NOT NULL", [(key,) for key in keys])
+        self._clear_away()
+
+    def record(self, event: SyncEvent) -> None:
+        """Keep what happened, to be sealed like any row."""
+        with self._transaction():
+            self._insert_event(event)
+
+    def note(self, key: str, text: str | None) -> None:
+        """Leave word for the agent and for ``status``, or (None) take it back."""
+        known = self._fetch("SELECT value FROM meta WHERE key = ?", key)
+        if known == ([] if text is None else [(text,)]):
+            return
+        with self._transaction():
+            if text is None:
+                self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
+            else:
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, text))
+
+    def noted(self, key: str) -> str | None:
+        """Return what ``note`` left, None where that is nothing."""
+        found = self._fetch("SELECT value FROM meta WHERE key = ?", key)
+        return str(found[0][0]) if found else None
+
+    def _insert_event(self, event: SyncEvent) -> None:
+        detail = json.dumps(event.detail, sort_keys=True)
+        self._db.execute(
+            "INSERT INTO sync_events (at_ms, kind, from_ms, to_ms, detail) VALUES (?, ?, ?, ?, ?)",
+            (event.at_ms, event.kind, event.from_ms, event.to_ms, detail),
+        )
+
+    def _doom(self, keys: Sequence[str]) -> None:
+        self._db.executemany("INSERT OR IGNORE INTO doomed VALUES (?)", [(key,) for key in keys])
+
+    def _clear_away(self) -> None:
+        """Delete the files that are not to be there any more, durably, and then forget that they were to go."""
+        keys = [key for (key,) in self._fetch("SELECT key FROM doomed UNION SELECT key FROM replacing")]
+        if not keys:
+            return
+        for key in keys:
+            (self._lake / key).unlink(missing_ok=True)
+        for folder in {(self._lake / key).parent for key in keys}:
+            if folder.is_dir():
+                sync_folder(folder)
+        with self._transaction():
+            self._db.execute("DELETE FROM doomed")
+            self._db.execute("DELETE FROM replacing")
+
     # Coming back
 
-    def _create(self) -> None:
-        """Make the tables; what the local lake's names tell is entered with them, all or nothing."""
+    def _create(self, version: int) -> None:
+        """Make the tables that ``version`` lacks; what the lake's names tell is entered with new ones."""
         newest: dict[str, ObjectName] = {}
         with self._transaction():
-            for statement in _SCHEMA.split(";\n"):
+            for statement in (_UPGRADE if version else _SCHEMA + _UPGRADE).split(";\n"):
                 self._db.execute(statement)
-            for name, path in _objects_in(self._lake):
+            self._db.execute("INSERT INTO meta VALUES ('generation', ?)", (secrets.token_hex(4),))
+            if version:
+                return
+            found = list(_objects_in(self._lake))
+            made = [name for name, _ in found if name.is_rolled_up]
+            for name, path in found:
+                if any(other.replaces(name) for other in made):  # a crash came before it could go
+                    self._doom([name.key])
+                    continue
                 self._note_object(name, path.read_bytes(), round(path.stat().st_mtime * 1000))
                 ours = (name.gateway, name.generation) == (self._store.gateway, self._store.generation)
                 if ours and (name.stream not in newest or newest[name.stream].last_seq < name.last_seq):
                     newest[name.stream] = name
+            self._db.execute("UPDATE objects SET carried = 1")  # nobody knows what of it the cloud holds
             # The crash that lost sync.db may have come between two objects of the newest range: finish it again.
             for name in newest.values():
                 if name.stream in LAKE_COLUMNS:

@@ -4,11 +4,12 @@
 ``synchronous=FULL``), and what is kept in memory beside it changes only after the commit: whenever the process dies,
 the file alone says what is known. So a message is acknowledged after ``append``, and published is what ``record`` took.
 
-**Numbered rows.** Five streams leave the house: readings, warnings, predictions, flocks, events (``LAKE_COLUMNS``).
+**Numbered rows.** Six streams leave the house: readings, warnings, predictions, flocks, events (``LAKE_COLUMNS``), and
+``readings_15min``: what is left of readings that nobody sealed for a week.
 Each numbers its rows from 1 without end (``seq``); a number is never used twice within a *generation*, the random name
 of this database. The courier seals ranges of these numbers and keeps in its own ``sync.db`` how far it has come; we
-read that (``sealed_watermarks``), and never anything else of it. An older copy of the file that is put back begins a
-new generation, or its next rows would be taken for those that were sealed under the same numbers.
+read that (``sealed_watermarks``), and what it left for others (``sync_notes``). An older copy of the file that is put
+back begins a new generation, or its next rows would be taken for those that were sealed under the same numbers.
 
 **Once each.** A reading is known by (house, signal, at), and the first value wins. There is no index over it: that
 would cost 1,200 to 2,500 bytes of disk for each reading. ``agent.seen`` tells what is new from the newest time of each
@@ -16,8 +17,10 @@ series, and looks the rest up by runs of rows for each minute; ``Index`` keeps t
 readings have no time of their own is known by its digest, until it is acknowledged.
 
 **Bounded.** Readings stay about two days, and no longer than they must: until they are sealed (``sync.db`` says so) and
-observed (their sums are in ``buckets``). Of what is pruned the times stay, packed, so that a house computer that sends
-its past again adds nothing. What was rejected and what commands answered is kept by number.
+observed (their sums are in ``buckets``). Where nobody seals, old ones leave rollups. Of what is pruned the times stay,
+packed, so that a house computer that sends its past again adds nothing; after ``keep_days`` they go, too, and what is
+older is rejected. Other streams leave when they are sealed and old. What was rejected and what commands answered is
+kept by number.
 
 **After a restart** ``restore`` gives back where every rule stands, the houses and their flocks, what the windows held,
 and the readings that are stored but were not observed yet.
@@ -42,8 +45,10 @@ One agent writes: a lock file sees to it. Readers are other processes; in WAL mo
 The tables are in ``agent/migrations``.
 """
 
+from agent.store.file import is_nearly_full, reserve_bytes
+from agent.store.prune import PRUNE_ROWS
 from agent.store.quarantine import in_quarantine, sealed_in_lake
-from agent.store.reader import StoreReader, sealed_watermarks
+from agent.store.reader import StoreReader, sealed_watermarks, sync_notes
 from agent.store.reserve import RESERVE_BYTES
 from agent.store.restore import Restored
 from agent.store.rows import LAKE_COLUMNS, STREAMS, BucketRow
@@ -54,6 +59,7 @@ from agent.store.writer import KnownTime, Store, StoreCounters
 
 __all__ = [
     "LAKE_COLUMNS",
+    "PRUNE_ROWS",
     "RESERVE_BYTES",
     "STREAMS",
     "BucketRow",
@@ -67,9 +73,12 @@ __all__ = [
     "StoreReader",
     "Unstored",
     "in_quarantine",
+    "is_nearly_full",
     "readable_readings",
     "readable_rows",
+    "reserve_bytes",
     "salvage",
     "sealed_in_lake",
     "sealed_watermarks",
+    "sync_notes",
 ]

@@ -7,6 +7,7 @@ import fcntl
 import os
 import re
 import secrets
+import shutil
 import sqlite3
 from contextlib import contextmanager
 from importlib import resources
@@ -168,6 +169,25 @@ def statements(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
+
+
+RESERVE_SHARE, RESERVE_BYTES = 0.05, 200_000_000
+"""What stays free on the disk: this share of it, but no more than so many bytes. Our judgement: it holds the journals
+of both databases, an hour's seal of a large farm and what else the machine writes, and is no great part of a card."""
+
+
+def reserve_bytes(disk_bytes: int) -> int:
+    """Return how much of a disk is to stay free."""
+    return min(round(disk_bytes * RESERVE_SHARE), RESERVE_BYTES)
+
+
+def is_nearly_full(directory: Path) -> bool:
+    """Tell whether the disk that holds ``directory`` has less free than the reserve."""
+    try:
+        disk = shutil.disk_usage(directory)
+    except OSError:  # not there, or out of order: whoever writes next says so
+        return False
+    return disk.free < reserve_bytes(disk.total)
 
 
 def new_generation() -> str:

@@ -1,4 +1,7 @@
-"""Forgetting: buckets past their time, and readings that are sealed, observed and old. Their times are kept."""
+"""Forgetting: what is sealed, observed and old, and the least of what never was sealed and finds no room.
+
+Of readings that go the times are kept, for ``keep_days``. Those that were never sealed leave rollups.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,38 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent.rollup import STEPS_MS, coarser, of_readings
 from agent.seen import joined
 from agent.store.index import SEALED_PERIOD_MS, SLOTS_PER_PERIOD
-from agent.store.rows import parts
+from agent.store.rows import INSERT_EVENT, INSERT_ROLLUP, SET_META, as_json, meta_of, parts
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     from agent.seen import Rows
     from agent.store.index import Index
 
+ROLLUPS = "readings_15min"
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 PRUNE_ROWS = 500_000  # in one call: about a second of work
+JUDGED_KEPT_MS = 30 * DAY_MS  # of what is in the lake: a flock's life, nearly; the newest of each rule stays
 BUCKETS_KEPT_MS = {600: 14 * DAY_MS, 86_400: 120 * DAY_MS}  # 120 days: the longest flock twice over
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Which readings may go."""
+
+    after_seq: int
+    up_to_seq: int
+    because: str | None = None  # they were never sealed: why they leave rollups
+
+    @property
+    def rows(self) -> int:
+        """How many numbers it has."""
+        return max(0, self.up_to_seq - self.after_seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +60,28 @@ class Pruner:
                 [(step_s, newest_ms - kept_ms) for step_s, kept_ms in BUCKETS_KEPT_MS.items()],
             )
 
-    def prune_readings(self, newest_ms: int, up_to_seq: int, keep_hours: int, max_size_mb: int) -> int:
-        """Delete whole periods up to the row ``up_to_seq``, as ``Store.prune`` says; return how many readings.
+    def prune_readings(
+        self, span: Span, end_ms: int, large_end_ms: int, max_size_mb: int, at_ms: int, limit: int = PRUNE_ROWS
+    ) -> int:
+        """Delete whole periods of a span of readings, oldest first; return how many readings.
 
         What the index knows must be saved.
+
+        Args:
+            span: of rows.
+            end_ms: periods that end before it go.
+            large_end_ms: those that end before it, too, while the database is larger than ``max_size_mb``.
+            max_size_mb: of the database.
+            at_ms: the farm's time.
+            limit: of readings, about.
         """
         pruned = 0
         for period in self._periods():
-            end_ms = (period + 1) * SEALED_PERIOD_MS
-            too_large = self._size_mb() > max_size_mb and end_ms <= newest_ms
-            if pruned >= PRUNE_ROWS or not (end_ms <= newest_ms - keep_hours * HOUR_MS or too_large):
+            period_end_ms = (period + 1) * SEALED_PERIOD_MS
+            too_large = period_end_ms <= large_end_ms and self.size_mb() > max_size_mb
+            if pruned >= limit or not (period_end_ms <= end_ms or too_large):
                 break
-            pruned += self._prune_period(period, up_to_seq, PRUNE_ROWS - pruned)
+            pruned += self._prune_period(period, span, limit - pruned, at_ms)
         return pruned
 
     def _periods(self) -> Iterator[int]:
@@ -63,7 +93,7 @@ class Pruner:
             end = ((period + 1) * SLOTS_PER_PERIOD,)
             slot = self.db.execute("SELECT min(slot) FROM slots WHERE slot >= ?", end).fetchone()[0]
 
-    def _prune_period(self, period: int, up_to_seq: int, limit: int) -> int:
+    def _prune_period(self, period: int, span: Span, limit: int, at_ms: int) -> int:
         first_slot, end_slot = period * SLOTS_PER_PERIOD, (period + 1) * SLOTS_PER_PERIOD
         first_ms, last_ms = period * SEALED_PERIOD_MS, (period + 1) * SEALED_PERIOD_MS - 1
         runs = self.db.execute(
@@ -71,30 +101,86 @@ class Pruner:
         )
         pruned = 0
         for run_first, run_last in joined(runs):
-            for first, last in parts(run_first, min(run_last, up_to_seq)):
-                pruned += self._prune_rows(period, (first, last, first_ms, last_ms))
+            for first, last in parts(max(run_first, span.after_seq + 1), min(run_last, span.up_to_seq)):
+                pruned += self._prune_rows(period, (first, last, first_ms, last_ms), span.because, at_ms)
                 if pruned >= limit:
                     return pruned
         with self.transaction("prune readings"):
             self.db.execute(
-                "DELETE FROM slots WHERE slot >= ? AND slot < ? AND last_seq <= ?", (first_slot, end_slot, up_to_seq)
+                "DELETE FROM slots WHERE slot >= ? AND slot < ? AND first_seq > ? AND last_seq <= ?",
+                (first_slot, end_slot, span.after_seq, span.up_to_seq),
             )
         self.index.seen.forget(first_slot, end_slot)
         return pruned
 
-    def _prune_rows(self, period: int, rows: Rows) -> int:
+    def _prune_rows(self, period: int, rows: Rows, because: str | None, at_ms: int) -> int:
         """Put the times of some rows of a period with the sealed ones, and delete the rows."""
         pairs = np.array([(series, at_ms) for series, at_ms, _ in self.index.rows(rows)], np.int64).reshape(-1, 2)
         if len(pairs) == 0:
             return 0
         with self.transaction("prune readings"):
+            if because is not None:
+                self._roll_up(rows, because, at_ms)
             for series in np.unique(pairs[:, 0]).tolist():
                 self.index.seal_times(period, series, pairs[pairs[:, 0] == series, 1])
             self.db.execute("DELETE FROM readings WHERE seq BETWEEN ? AND ? AND at_ms BETWEEN ? AND ?", rows)
         self.index.sealed_anew()
         return len(pairs)
 
-    def _size_mb(self) -> float:
+    def _roll_up(self, rows: Rows, because: str, at_ms: int) -> None:
+        """Leave rollups of some rows, and an event that says so."""
+        series, quality, at, value, seq = zip(
+            *self.db.execute(
+                "SELECT series, quality, at_ms, value, seq FROM readings"
+                " WHERE seq BETWEEN ? AND ? AND at_ms BETWEEN ? AND ?",
+                rows,
+            ),
+            strict=True,
+        )
+        figures = np.array(series, np.int64), np.array(quality, np.int64), np.array(at, np.int64)
+        raw = of_readings(*figures, np.array(value, np.float64), np.array(seq, np.int64))
+        left = coarser(raw, STEPS_MS[ROLLUPS])
+        columns = (left.series, left.at_ms, left.quality, left.n, left.min, left.max, left.sum)
+        self.db.executemany(INSERT_ROLLUP, zip(*(column.tolist() for column in columns), strict=True))
+        detail = {"to": ROLLUPS, "readings": len(raw), "rows": len(left), "reason": because}
+        self.db.execute(INSERT_EVENT, (at_ms, "degraded", None, None, min(at), max(at), as_json(detail)))
+
+    def forget_times(self, before_ms: int) -> None:
+        """Forget the oldest period of times that were kept, if it ends before ``before_ms``.
+
+        One in a call: a clock that has jumped ahead takes few before somebody sees it. What is older than the last that
+        went can no longer be told from what was stored, and is not taken again: see ``Store.append``.
+        """
+        period = self.db.execute("SELECT min(period) FROM sealed_times").fetchone()[0]
+        if period is None or (end_ms := (period + 1) * SEALED_PERIOD_MS) > before_ms:
+            return
+        with self.transaction("forget times"):
+            self.db.execute("DELETE FROM sealed_times WHERE period = ?", (period,))
+            known = int(meta_of(self.db).get("forgotten_before_ms", end_ms))
+            self.db.execute(SET_META, ("forgotten_before_ms", str(max(known, end_ms))))
+        self.index.sealed_anew()
+
+    def prune_judged(self, newest_ms: int, flocks_before_ms: int, sealed: Mapping[str, int]) -> None:
+        """Delete what is in the lake and was judged or said long ago; what still counts stays."""
+        old_ms = newest_ms - JUDGED_KEPT_MS
+        with self.transaction("prune what was judged"):
+            for stream in ("predictions", "events", ROLLUPS):
+                self.db.execute(
+                    f"DELETE FROM {stream} WHERE seq <= ? AND at_ms < ?",  # noqa: S608  # a name of ours
+                    (sealed.get(stream, 0), old_ms),
+                )
+            self.db.execute(
+                "DELETE FROM warnings WHERE seq <= ? AND at_ms < ?"
+                " AND seq NOT IN (SELECT max(seq) FROM warnings GROUP BY house, rule)",
+                (sealed.get("warnings", 0), old_ms),
+            )
+            self.db.execute(
+                "DELETE FROM flocks WHERE seq <= ? AND at_ms < ?"
+                " AND seq NOT IN (SELECT max(seq) FROM flocks GROUP BY house)",
+                (sealed.get("flocks", 0), flocks_before_ms),
+            )
+
+    def size_mb(self) -> float:
         """Return what the database holds, in MB, pages that are free for the next rows left out."""
         pages, free, size = (
             self.db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")

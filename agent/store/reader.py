@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
@@ -28,15 +28,17 @@ from agent.store.rows import (
     standings_of,
 )
 from agent.store.times import sealable_seq, segments_of
+from agent.wear import WearMeter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
     from agent.domain import FlockChange, Standing
     from agent.store.times import Segment
 
+NAME_PARTS = 4  # gateway, generation, first and last number: of the name of a sealed object
 PREDICTIONS_LOOKED_AT = 20_000  # rows in which the newest prediction of each target is looked for
 
 
@@ -149,6 +151,12 @@ class StoreReader:
             if stream == "readings":
                 return self._reading_columns(cursor)
             records: Iterable[Sequence[Any]] = cursor
+            if stream == "readings_15min":
+                series = {number: (house, signal) for number, house, signal in self._series()}
+                records = (
+                    (at_ms, *series[number], *figures, QUALITIES[quality], seq)
+                    for at_ms, number, *figures, quality, seq in cursor
+                )
             if stream == "warnings":
                 records = (lake_warning(*record) for record in cursor)
             elif stream == "flocks":
@@ -157,8 +165,11 @@ class StoreReader:
             columns: Iterable[Iterable[Any]] = list(zip(*records, strict=True)) or [()] * len(names)
             return {name: list(column) for name, column in zip(names, columns, strict=True)}
 
+    def _series(self) -> list[tuple[int, str, str]]:
+        return self._db.execute("SELECT id, house, signal FROM series").fetchall()
+
     def _reading_columns(self, cursor: sqlite3.Cursor) -> dict[str, list[Any]]:
-        series = self._db.execute("SELECT id, house, signal FROM series").fetchall()
+        series = self._series()
         houses = {
             number: house for number, house, _ in series
         }  # each name is in memory once, however many rows have it
@@ -266,6 +277,15 @@ class StoreReader:
             health: dict[str, Any] = msgspec.json.decode(meta_of(self._db).get("health", "{}"))
             return health
 
+    def wear(self) -> float | None:
+        """Return how many bytes the agent writes in a day of running, None where that is not known yet.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with named_errors(self._path, "read the wear"):
+            return WearMeter.restored(meta_of(self._db).get("wear")).bytes_per_day()
+
     def counts(self) -> dict[str, int]:
         """Return the rows each stream ever had, ``series``, ``readings_hot`` (about), ``observed_seq``, ``judged_ms``.
 
@@ -285,6 +305,46 @@ class StoreReader:
             "observed_seq": int(meta["observed_seq"]),
             "judged_ms": int(meta.get("judged_ms", 0)),
         }
+
+
+def lake_high(lake: Path, gateway: str, generation: str) -> int:
+    """Return the greatest number of a reading that stands in a name of the local lake, 0 where there is none.
+
+    Some of the newest range may not be sealed yet; nothing beyond it is.
+    """
+    names = (path.stem.split("-") for path in lake.glob(f"readings/site=*/date=*/{gateway}-*.parquet"))
+    return max((int(n[3]) for n in names if len(n) == NAME_PARTS and n[1] == generation and n[3].isdigit()), default=0)
+
+
+@contextmanager
+def sealing_held(sync_db: Path, generation: str) -> Iterator[int]:
+    """Give the last reading that the courier has sealed or begun to seal, and let it begin nothing new meanwhile.
+
+    While a reader is in a transaction, SQLite's rollback mode lets nobody else commit: the courier waits, up to ten
+    seconds. 0 where there is no such record; then the names in the lake tell, see ``lake_high``.
+    """
+    query = (
+        "SELECT max(seq) FROM (SELECT sealed_seq AS seq FROM watermarks WHERE stream = 'readings' AND generation = ?1"
+        " UNION ALL SELECT last_seq FROM intents WHERE stream = 'readings' AND generation = ?1)"
+    )
+    with ExitStack() as stack:
+        seq = 0
+        try:
+            db = stack.enter_context(closing(read_only(sync_db)))
+            db.execute("BEGIN")
+            seq = int(db.execute(query, (generation,)).fetchone()[0] or 0)
+        except sqlite3.Error:  # absent, unreadable, half made
+            pass
+        yield seq
+
+
+def sync_notes(sync_db: Path) -> dict[str, str]:
+    """Return what the courier has left for others to read, such as ``full`` and ``wear``; empty where nothing is."""
+    try:
+        with closing(read_only(sync_db)) as db:
+            return dict(db.execute("SELECT key, value FROM meta"))
+    except sqlite3.Error:  # absent, unreadable, of an older courier: then there is nothing to show
+        return {}
 
 
 def sealed_watermarks(sync_db: Path, generation: str) -> dict[str, int] | None:

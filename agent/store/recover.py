@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from agent.domain import Quality, SeriesKey
 from agent.store.care import stopped
 from agent.store.file import connect, named_errors, transaction
 from agent.store.rows import (
@@ -15,6 +16,7 @@ from agent.store.rows import (
     INSERT_EVENT,
     INSERT_FLOCK,
     INSERT_PREDICTION,
+    INSERT_ROLLUP,
     INSERT_WARNING,
     REPLACE_BUCKET,
     REPLACE_STANDING,
@@ -36,6 +38,7 @@ _INSERTS = {
     "events": INSERT_EVENT,
     "flocks": INSERT_FLOCK,
 }
+_ROLLUPS = "readings_15min"
 _TEXT, _NUMBER = str, (int, float)
 _SHAPES: dict[str, tuple[Any, ...]] = {  # of a row without its seq; None where the column may be empty
     "warnings": (int, _TEXT, _TEXT, _TEXT),
@@ -94,6 +97,8 @@ def recover(path: Path, damaged: Path, *, sealed_up_to: Callable[[str, str | Non
             for stream in _INSERTS:
                 done.sealed[stream] = sealed_up_to(stream, found.generation)
                 _recover_stream(db, path, stream, done)
+            done.sealed[_ROLLUPS] = sealed_up_to(_ROLLUPS, found.generation)
+            _recover_rollups(db, path, dict(found.series), done)
             with transaction(db, path, "recover what was known"):
                 _recover_states(db, found, done)
                 detail = {"file": damaged.name, "added": done.added, "generation": found.generation,
@@ -137,6 +142,45 @@ def _recover_stream(db: sqlite3.Connection, path: Path, stream: str, done: Recov
     again += [row for (house, flock), row in newest.items() if flock == _OF_HOUSE and house in houses]
     with transaction(db, path, "recover flocks"):
         db.executemany(INSERT_FLOCK, list(dict.fromkeys(again)))
+
+
+def _recover_rollups(db: sqlite3.Connection, path: Path, names: dict[int, SeriesKey], done: Recovered) -> None:
+    """Insert what was left of readings that were never sealed, under the numbers that their series have here."""
+    here = {SeriesKey(house, signal): n for n, house, signal in db.execute("SELECT id, house, signal FROM series")}
+    present = set(db.execute("SELECT series, at_ms, quality, n, min, max, sum FROM readings_15min"))
+    for block in readable_rows(done.path, _ROLLUPS, done.sealed[_ROLLUPS] + 1):
+        if isinstance(block, LostRows):
+            done.lost.setdefault(_ROLLUPS, []).append(block)
+            continue
+        sound = [row for row in block if row[1] in names and _is_rollup(row[2:])]
+        if len(sound) < len(block):
+            wrong = [row[0] for row in block if row not in sound]
+            done.lost.setdefault(_ROLLUPS, []).append(
+                LostRows(wrong[0], wrong[-1], f"{len(wrong)} rows hold what no row of {_ROLLUPS} can")
+            )
+        new = list(dict.fromkeys(names[row[1]] for row in sound if names[row[1]] not in here))
+        added = {key: len(here) + i for i, key in enumerate(new, 1)}
+        here |= added
+        fresh = [one for row in sound if (one := (here[names[row[1]]], *row[2:])) not in present]
+        present.update(fresh)
+        with transaction(db, path, f"recover {_ROLLUPS}"):
+            db.executemany(
+                "INSERT INTO series (id, house, signal) VALUES (?, ?, ?)", [(n, *key) for key, n in added.items()]
+            )
+            db.executemany(INSERT_ROLLUP, fresh)
+        _count(done, _ROLLUPS, len(fresh), len(sound) - len(fresh))
+
+
+def _is_rollup(row: Sequence[Any]) -> bool:
+    """Tell whether (at_ms, quality, n, min, max, sum) can be a rollup."""
+    at_ms, quality, n, *figures = row
+    return (
+        all(isinstance(number, int) for number in (at_ms, quality, n))
+        and all(isinstance(number, float) for number in figures)
+        and 0 <= at_ms <= LAST_MS
+        and 0 <= quality < len(Quality)
+        and n > 0
+    )
 
 
 _OF_HOUSE = ""  # no flock is called so

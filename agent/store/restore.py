@@ -41,6 +41,7 @@ class Restored:
     observed_seq: int
     rhythms: dict[SeriesKey, float]  # the usual interval of each series, in seconds
     newest_ms: dict[SeriesKey, int]  # the newest time of each series
+    wear: str | None  # what ``agent.wear`` keeps
     commands: tuple[tuple[str, str, str], ...]  # (id, topic, answer) of the last 100, oldest first
     births: tuple[tuple[str, bytes], ...]  # topic and payload, as they were appended
     buckets: Iterator[BucketRow]  # of all houses, in the order of their time
@@ -76,6 +77,7 @@ def restore(
             observed_seq=observed_seq,
             rhythms={SeriesKey(house, signal): rhythm for house, signal, rhythm in rhythms},
             newest_ms=newest_ms,
+            wear=meta.get("wear"),
             commands=tuple(reversed(commands)),
             births=tuple(db.execute("SELECT topic, payload FROM births ORDER BY topic")),
             buckets=_buckets(db, path),

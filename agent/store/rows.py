@@ -58,6 +58,9 @@ LAKE_COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         "thinned_birds int64, detail, seq int64"
     ),
     "events": _columns("at timestamp, kind, house, signal, from_at timestamp, to_at timestamp, detail, seq int64"),
+    "readings_15min": _columns(
+        "at timestamp, house, signal, n int64, mean float64, min float64, max float64, sum float64, quality, seq int64"
+    ),
 }
 """Name and logical type of every column that leaves the house, in order; here a time is integer milliseconds."""
 
@@ -71,6 +74,7 @@ EventRow = tuple[int, str, str | None, str | None, int | None, int | None, str]
 
 BLOCK_ROWS = 50_000  # rows that are in memory at once: 3 MB in columns
 
+INSERT_ROLLUP = "INSERT INTO readings_15min (series, at_ms, quality, n, min, max, sum) VALUES (?, ?, ?, ?, ?, ?, ?)"
 SET_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 SET_RHYTHM = "UPDATE series SET rhythm_s = ? WHERE id = ?"
 INSERT_EVENT = "INSERT INTO events (at_ms, kind, house, signal, from_ms, to_ms, detail) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -112,6 +116,8 @@ LAKE_ROWS = {  # in the order of LAKE_COLUMNS; what stands in a document is take
     " model_version, coverage, seq FROM predictions WHERE seq BETWEEN ? AND ? ORDER BY seq",
     "flocks": "SELECT at_ms, house, action, state, document, seq FROM flocks WHERE seq BETWEEN ? AND ? ORDER BY seq",
     "events": "SELECT at_ms, kind, house, signal, from_ms, to_ms, detail, seq FROM events"
+    " WHERE seq BETWEEN ? AND ? ORDER BY seq",
+    "readings_15min": "SELECT at_ms, series, n, sum / n, min, max, sum, quality, seq FROM readings_15min"
     " WHERE seq BETWEEN ? AND ? ORDER BY seq",
 }
 
@@ -166,10 +172,10 @@ def digest(message: Message) -> tuple[int, bytes]:
     return message.mid, blake2b(message.topic.encode() + b"\0" + message.payload, digest_size=16).digest()
 
 
-def not_finite(readings: Readings) -> list[Rejected]:
-    """Return values that are no numbers as rejected: they fit no column, and must not hold up the others."""
+def unwanted(readings: Readings, reason: str) -> list[Rejected]:
+    """Return readings that cannot be stored as rejected: they must not hold up the others."""
     return [
-        Rejected("/".join(readings.keys[key]), "value is not a finite number", str(value).encode(), received_ms)
+        Rejected("/".join(readings.keys[key]), reason, str(value).encode(), received_ms)
         for key, value, received_ms in zip(
             readings.key.tolist(), readings.value.tolist(), readings.received_ms.tolist(), strict=True
         )

@@ -43,6 +43,7 @@ _COLUMNS = {
     " model_version, coverage",
     "flocks": "seq, at_ms, house, flock, action, state, document",
     "events": "seq, at_ms, kind, house, signal, from_ms, to_ms, detail",
+    "readings_15min": "seq, series, at_ms, quality, n, min, max, sum",
 }
 
 

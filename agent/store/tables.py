@@ -30,6 +30,7 @@ PURPOSES = {
     "meta": "who this gateway is, and how far it has come",
     "series": "the signals of each house, and how often they usually come",
     "readings": "the readings of the last days, as they came",
+    "readings_15min": "what is left of older readings that were never sealed",
     "slots": "which rows hold the readings of a minute",
     "sealed_times": "the times of readings that are no longer here, packed",
     "clocks": "by which clock the readings were received",
@@ -46,6 +47,9 @@ PURPOSES = {
     "watermarks": "how far each stream is sealed",
     "intents": "a seal that is being made",
     "objects": "the files of the lake, and which of them the cloud has",
+    "sync_events": "what sync did to the history, not sealed yet",
+    "replacing": "a file of lower resolution that is being made",
+    "doomed": "files that are about to go",
     "set_aside": "rows that no file could hold",
 }
 

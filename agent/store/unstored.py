@@ -88,6 +88,7 @@ class Unstored:
             births=known.births if known else (),
             buckets=iter(known.buckets if known else ()),
             newer=iter(()),
+            wear=None,
         )
 
     def is_redelivered(self, _message: Message) -> bool:
@@ -104,6 +105,13 @@ class Unstored:
     def prune(self, _now: datetime, **_limits: object) -> int:
         """Delete nothing."""
         return 0
+
+    def degrade(self, _now: datetime, _monotonic_s: float, **_limits: object) -> str | None:
+        """Have no history to let go of."""
+        return None
+
+    def forget(self, _now: datetime, **_limits: object) -> None:
+        """Forget nothing."""
 
     def quarantined(self) -> list[Path]:
         """Know of no quarantine."""

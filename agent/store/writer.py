@@ -12,11 +12,12 @@ import numpy as np
 
 from agent.domain import Event, SeriesKey, to_ms
 from agent.errors import StoreDamaged, StoreError
+from agent.seen import BEFORE_ALL
 from agent.store import times
 from agent.store.file import check_whole, connect, locked, migrate, named_errors, new_generation, transaction
 from agent.store.index import Index
 from agent.store.keepsake import keep, read
-from agent.store.prune import Pruner
+from agent.store.prune import DAY_MS, Pruner, Span
 from agent.store.quarantine import (
     commits_beyond,
     in_quarantine,
@@ -26,7 +27,7 @@ from agent.store.quarantine import (
     take_over,
     unreadable_wal,
 )
-from agent.store.reader import sealed_watermarks
+from agent.store.reader import lake_high, sealed_watermarks, sealing_held
 from agent.store.reserve import Reserve
 from agent.store.restore import restore
 from agent.store.rows import (
@@ -49,8 +50,8 @@ from agent.store.rows import (
     last_seq_of,
     meta_of,
     newest_changes,
-    not_finite,
     prediction_row,
+    unwanted,
     warning_row,
     with_late,
 )
@@ -74,6 +75,10 @@ REJECTED_KEPT = 1_000
 REJECTED_BYTES = 200
 TOPIC_CHARS = 500
 COMMANDS_KEPT = 10_000
+SEAL_LATE_S = 2 * 3_600.0  # with nothing sealed for so long, or
+SEAL_LATE_ROWS = 1_500_000  # with so many rows waiting, sync is not helping: it seals hourly, or at a million rows
+DEGRADE_ROWS = 100_000  # in one call: the courier waits that long
+UNSEALED_S = 7 * 86_400.0 + SEAL_LATE_S  # of running time; rows of a doubtful time wait for seven days to be sealed
 CONFLICTS_PER_HOUR = 100  # recorded one by one; beyond that they are only counted
 
 
@@ -92,6 +97,7 @@ class StoreCounters:
     duplicates: int = 0
     conflicts: int = 0
     late: int = 0
+    too_old: int = 0  # older than what is remembered: rejected
     commits: int = 0
 
 
@@ -242,6 +248,9 @@ class Store:
         self._unacknowledged = set(db.execute("SELECT mid, digest FROM unacknowledged"))
         self._acknowledged = False
         self._conflicts_of_hour = (0, 0)  # hour, recorded in it
+        self._forgotten_before_ms = int(meta.get("forgotten_before_ms", BEFORE_ALL))
+        self._waited = int(meta.get("waited_seq", -1)), float(meta.get("waited_s", 0.0))
+        self._waited_at: float | None = None  # monotonic
 
     def __enter__(self) -> Self:
         return self
@@ -276,7 +285,8 @@ class Store:
 
         The identity of a reading is (house, signal, at): the first value wins; the same again is counted; another value
         is counted and, up to 100 an hour, recorded as an event ``conflict``. A reading older than the newest of its
-        series is marked late. A value that is no finite number is set aside as rejected.
+        series is marked late. A value that is no finite number is set aside as rejected, and so is a reading that is
+        older than what ``forget`` let go of.
 
         Args:
             readings: with their quality judged.
@@ -294,8 +304,13 @@ class Store:
         """
         finite = np.isfinite(readings.value)
         if not finite.all():
-            rejected = [*rejected, *not_finite(readings.take(~finite))]
+            rejected = [*rejected, *unwanted(readings.take(~finite), "value is not a finite number")]
             readings = readings.take(finite)
+        old = readings.at_ms < self._forgotten_before_ms
+        if old.any():  # it may be stored already, and nobody can tell any more
+            rejected = [*rejected, *unwanted(readings.take(old), "older than what is remembered")]
+            self.counters.too_old += int(old.sum())
+            readings = readings.take(~old)
         ids, added = self._ids_of(readings)
         series = ids[readings.key]
         with named_errors(self._path, "append readings"):
@@ -439,6 +454,7 @@ class Store:
         health: Mapping[str, object] | None = None,
         time: KnownTime | None = None,
         windows_rebuilt: bool = False,
+        wear: str | None = None,
     ) -> None:
         """Store what was judged, said and asked in one transaction; it is on the disk when this returns.
 
@@ -457,6 +473,7 @@ class Store:
             health: what ``status`` shows.
             time: what is known of the time, for the next start.
             windows_rebuilt: ``buckets`` and ``observed_seq`` finish a correction of the time: see ``forget_windows``.
+            wear: what ``agent.wear`` keeps.
 
         None leaves the last one as it was.
 
@@ -472,6 +489,8 @@ class Store:
             meta["health"] = as_json(health)
         if time is not None:
             meta |= {"presumed_ms": str(time.presumed_ms), "known_good_ms": str(time.known_good_ms)}
+        if wear is not None:
+            meta["wear"] = wear
         numbers = [(rhythm, self._series[key]) for key, rhythm in (rhythms or {}).items() if key in self._series]
         work: list[tuple[str, Sequence[Sequence[object]]]] = [
             (INSERT_WARNING, [warning_row(event) for event in warnings]),
@@ -621,14 +640,101 @@ class Store:
         """
         if self._last_seq == 0:
             return 0
-        newest_ms = min(to_ms(now), self._index.seen.newest_ms)
+        newest_ms = self._newest_ms(now)
         self._pruner.prune_buckets(newest_ms)
-        up_to_seq = min(self._sealed_seq(), self._observed_seq)
-        if up_to_seq <= 0:
+        span = Span(0, min(self._sealed_seq(), self._observed_seq))
+        if span.rows == 0:
             return 0
         self._save_index()
+        end_ms = newest_ms - keep_hours * HOUR_MS
         with named_errors(self._path, "prune readings"):
-            return self._pruner.prune_readings(newest_ms, up_to_seq, keep_hours, max_size_mb)
+            return self._pruner.prune_readings(span, end_ms, newest_ms, max_size_mb, to_ms(now))
+
+    def degrade(
+        self,
+        now: datetime,
+        monotonic_s: float,
+        *,
+        keep_hours: int = 48,
+        max_size_mb: int = 1_000,
+        is_short: bool = False,
+    ) -> str | None:
+        """Let old readings that nobody seals leave rollups; return why, None where there is no need.
+
+        Where nothing was sealed for seven days of running, those older than ``keep_hours`` (as ``prune`` sees it).
+        Where the disk ``is_short``, or the database is larger than ``max_size_mb``, and sync does not help, younger
+        ones, too. What may be in the local lake already is not touched: it is there.
+
+        Args:
+            now: the farm's time.
+            monotonic_s: real time, by which the waiting is measured: no clock that jumps brings it on.
+            keep_hours: see ``prune``.
+            max_size_mb: of this database.
+            is_short: the disk has little room.
+
+        Raises:
+            StoreError: the database failed; what was degraded until then is.
+        """
+        with sealing_held(self._sync_db, self.generation) as sealed_seq:
+            waited_s = self._waited_s(sealed_seq, monotonic_s)
+            if self._last_seq == sealed_seq or (
+                waited_s < SEAL_LATE_S and self._last_seq - sealed_seq < SEAL_LATE_ROWS
+            ):
+                return None
+            newest_ms = self._newest_ms(now)
+            end_ms = newest_ms - keep_hours * HOUR_MS
+            if waited_s >= UNSEALED_S:
+                because = "nothing was sealed for 7 days"
+            elif self._pruner.size_mb() > max_size_mb:
+                because = f"nothing is sealed, and house.db is larger than {max_size_mb} MB"
+                end_ms = BEFORE_ALL
+            elif is_short:
+                because = "nothing is sealed, and the disk is nearly full"
+                end_ms = newest_ms
+            else:
+                return None
+            self._save_index()
+            named_seq = lake_high(self._sync_db.with_name("lake"), self.gateway, self.generation)
+            span = Span(max(sealed_seq, named_seq), self._observed_seq, because)
+            with named_errors(self._path, "degrade readings"):
+                self._pruner.prune_readings(span, end_ms, newest_ms, max_size_mb, to_ms(now), DEGRADE_ROWS)
+            return because
+
+    def forget(self, now: datetime, *, keep_days: int = 400) -> None:
+        """Let go of times of readings from before ``keep_days``, and of old rows of other streams that are in the lake.
+
+        Days are before the newest stored reading or ``now``, whichever is earlier. Call it once an hour.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        if self._last_seq == 0:
+            return
+        newest_ms = self._newest_ms(now)
+        sealed = sealed_watermarks(self._sync_db, self.generation) or {}
+        before_ms = newest_ms - keep_days * DAY_MS
+        with named_errors(self._path, "forget"):
+            self._pruner.forget_times(before_ms)
+            self._pruner.prune_judged(newest_ms, before_ms, sealed)
+            self._forgotten_before_ms = int(meta_of(self._db).get("forgotten_before_ms", BEFORE_ALL))
+
+    def _newest_ms(self, now: datetime) -> int:
+        """Return the farm's time, or that of the newest reading where the clock is ahead of it."""
+        return min(to_ms(now), self._index.seen.newest_ms)
+
+    def _waited_s(self, sealed_seq: int, monotonic_s: float) -> float:
+        """Return for how long of running time nothing was sealed, over restarts; it is saved once an hour."""
+        since, self._waited_at = self._waited_at, monotonic_s
+        seq, waited_s = self._waited
+        if sealed_seq != seq or sealed_seq == self._last_seq:
+            after = (sealed_seq, 0.0)
+        else:
+            after = (seq, waited_s + max(0.0, monotonic_s - (monotonic_s if since is None else since)))
+        if seq != after[0] or waited_s // 3_600 != after[1] // 3_600:
+            with self._transaction("note what is not sealed"):
+                self._db.executemany(SET_META, [("waited_seq", str(after[0])), ("waited_s", str(after[1]))])
+        self._waited = after
+        return after[1]
 
     def _sealed_seq(self) -> int:
         """Return the last reading that the courier has sealed of this database; 0 where that cannot be known."""

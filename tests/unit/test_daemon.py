@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from contextlib import ExitStack
+import sqlite3
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +20,7 @@ from agent.domain import HouseState, Message, WarningState, to_ms
 from agent.errors import StoreError
 from agent.grid import INSTANTS_PER_TURN, PATIENCE_S, Grid
 from agent.predict import Predictor
+from agent.status import status_value
 from agent.store import Store, StoreReader
 from agent.topics import Topics
 from agent.watch import GRID
@@ -799,3 +801,38 @@ def test_flocks_of_both_houses_are_kept_apart(site: Site) -> None:
     assert first is not None
     assert second is not None
     assert (first.flock, first.placed_on, second.flock) == ("a", date(2026, 3, 1), "b")
+
+
+# --- room
+
+
+def test_a_week_without_a_seal_costs_detail_and_it_is_said(site: Site) -> None:
+    for _ in range(9):
+        site.minutes(30)
+        site.clock.wait(86_400)
+    site.minutes(2)
+    assert "nothing was sealed for 7 days" in site.agent.health.degraded["history"]
+    assert "degraded" in site.rows("events")["kind"]
+    assert sum(site.rows("readings_15min")["n"]) + len(site.rows("readings")["seq"]) == 2 * (9 * 30 + 2)
+
+
+def test_a_full_disk_that_sync_tells_of_stands_in_the_health(site: Site) -> None:
+    site.minutes(1)
+    with closing(sqlite3.connect(site.config.data.sync_db)) as db, db:
+        db.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        db.execute("INSERT INTO meta VALUES ('full', 'no room')")
+    site.minutes(11)
+    assert site.agent.health.degraded["disk"] == "no room"
+    with closing(sqlite3.connect(site.config.data.sync_db)) as db, db:
+        db.execute("DELETE FROM meta")
+    site.minutes(11)
+    assert "disk" not in site.agent.health.degraded
+
+
+def test_what_the_agent_writes_in_a_day_is_known_after_a_restart(site: Site) -> None:
+    site.minutes(25)
+    site.restart()
+    wear = site.agent.health_value("online")["wear"]
+    assert isinstance(wear, dict)
+    assert wear["bytes_per_day"] is not None
+    assert status_value(site.config)["wear"]["card_years"] > 0

@@ -297,8 +297,9 @@ def test_a_database_that_cannot_serve_sets_nothing_aside(tmp_path: Path, monkeyp
 
 def test_warnings_go_first_and_bulk_last_whatever_was_sealed_first(tmp_path: Path) -> None:
     store = Recorded()
+    order = [stream for stream in PUSH_ORDER if stream in LAKE_COLUMNS]
     with _open(tmp_path, store) as outbox:
-        for stream in reversed(PUSH_ORDER):
+        for stream in reversed(order):
             store.add(stream, MIDNIGHT_MS)
             _seal(outbox, store, stream)
         carried = []
@@ -306,7 +307,7 @@ def test_warnings_go_first_and_bulk_last_whatever_was_sealed_first(tmp_path: Pat
             while parcel := outbox.next_parcel(urgent=urgent):
                 carried.append(parcel.key.split("/")[0])
                 outbox.advance(parcel.key, 1)
-        assert carried == list(PUSH_ORDER)
+        assert carried == order
         assert outbox.totals().waiting_objects == 0
 
 

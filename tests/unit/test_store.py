@@ -417,7 +417,7 @@ def test_the_reader_notices_a_commit(store: Store, path: Path) -> None:
         assert reader.data_version() == before
         store.record(warnings=[WARNING])
         assert reader.data_version() != before
-        assert [reader.last_seq(stream) for stream in STREAMS] == [0, 1, 0, 0, 0]
+        assert [reader.last_seq(stream) for stream in STREAMS] == [0, 1, 0, 0, 0, 0]
 
 
 def test_the_reader_shows_what_the_command_line_shows(store: Store, path: Path) -> None:
@@ -444,6 +444,7 @@ def test_the_reader_shows_what_the_command_line_shows(store: Store, path: Path) 
         "predictions": 2,
         "flocks": 2,
         "events": 0,
+        "readings_15min": 0,
         "series": 1,
         "readings_hot": 4,
         "observed_seq": 4,

@@ -19,10 +19,12 @@ from agent.config import Config, parse_config
 from agent.domain import About, Reason, SeriesKey, Severity, Standing, WarningEvent, WarningState, to_ms
 from agent.errors import CloudError, CloudRefused, CloudUnreachable, ConfigError, StoreError
 from agent.readings import Readings
+from agent.status import status_lines, status_value
 from agent.store import Segment, Store, StoreReader
 from sync import daemon, retry
 from sync.cloud import Cloud, Put, memory_cloud
 from sync.daemon import Courier, run
+from sync.ladder import Ladder
 from sync.lane import any_alive
 from sync.outbox import Outbox
 
@@ -81,7 +83,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _config(folder: Path, url: str = "") -> Config:
-    return parse_config({"data": {"directory": str(folder / "data")}, "sync": {"url": url}}, "test")
+    document = {"data": {"directory": str(folder / "data")}, "sync": {"url": url}, "store": {"max_size_mb": 20}}
+    return parse_config(document, "test")
 
 
 def _readings(n: int, at: datetime = NOW) -> Readings:
@@ -412,3 +415,70 @@ def _wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} never came"
         pause.wait(0.02)
+
+
+# Room
+
+
+def test_what_the_cloud_has_gives_way_when_the_directory_is_too_large_and_a_full_one_is_said(
+    farm: Farm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "ROOM_EVERY_S", 0.0)
+    for hour in range(3):
+        farm.clock.at = NOW + timedelta(hours=hour)
+        farm.store.append(_readings(50, farm.clock.at), at_ms=to_ms(farm.clock.at))
+        farm.turn_until(lambda: farm.outbox.unsealed("readings") == 0 and farm.waiting() == 0)
+    assert len(list(farm.config.data.lake.glob("readings/*/*/*"))) == 3
+    assert status_value(farm.config)["full"] is None
+    other = farm.config.data.directory / "quarantine"
+    other.write_bytes(b"x" * (farm.config.store.max_size_mb * 1_000_000 + 1))
+    farm.turn_until(lambda: farm.outbox.noted("full") is not None)
+    assert len(list(farm.config.data.lake.glob("readings/*/*/*"))) == 1  # the newest: its name is the watermark
+    shown = status_value(farm.config)
+    assert any(line.startswith("full     more is kept than max_size_mb = 20 allows") for line in status_lines(shown))
+    other.unlink()
+    farm.turn_until(lambda: farm.outbox.noted("full") is None)
+    farm.clock.at += timedelta(hours=1)
+    farm.turn_until(lambda: "sync_events/site=farm1" in str(list(farm.config.data.lake.glob("sync_events/*/*/*"))))
+
+
+def test_readings_give_way_before_a_seal_that_finds_no_room(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that is nearly full the first thing is to make room, also where the cloud cannot be reached."""
+    farm.cloud.error = CloudUnreachable("memory: no answer in time")
+    for hour in range(6):
+        farm.clock.at = NOW + timedelta(hours=hour)
+        farm.store.append(_readings(3_000, farm.clock.at), at_ms=to_ms(farm.clock.at))
+        farm.turn_until(lambda: farm.outbox.unsealed("readings") == 0)
+    order: list[str] = []
+    for name in ("step", "seal_next"):
+        owner = Ladder if name == "step" else Outbox
+        monkeypatch.setattr(owner, name, _noting(order, name, getattr(owner, name)))
+    monkeypatch.setattr("agent.store.file.RESERVE_SHARE", 1.0)
+    monkeypatch.setattr("agent.store.file.RESERVE_BYTES", 2**62)
+    farm.courier._room_due = 0.0
+    farm.clock.at += timedelta(hours=1)
+    farm.courier.turn()
+    assert order[0] == "step"
+    farm.turn_until(lambda: farm.outbox.noted("full") is not None)
+    assert list(farm.config.data.lake.glob("readings_1*min/*/*/*"))
+
+
+def _noting(order: list[str], name: str, real: Callable[..., object]) -> Callable[..., object]:
+    def call(*args: object, **kwargs: object) -> object:
+        order.append(name)
+        return real(*args, **kwargs)
+
+    return call
+
+
+def test_what_is_written_in_a_day_is_measured_over_restarts(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "ROOM_EVERY_S", 0.0)
+    monkeypatch.setattr("agent.wear.LEAST_S", 1e-9)
+    counts = iter(range(0, 10**12, 10**6))
+    monkeypatch.setattr(daemon, "written_bytes", lambda: next(counts))
+    farm.settle()
+    farm.clock.at += timedelta(hours=1)
+    farm.turn_until(lambda: "bytes" in (farm.outbox.noted("wear") or ""))
+    shown = status_value(farm.config)["wear"]
+    assert shown["sync_mb_per_day"] > 0
+    assert shown["card_years"] is None  # of the agent nothing is known yet
