@@ -205,13 +205,14 @@ def _is_possible(row: tuple[Any, ...]) -> bool:
 def _sifted(db: sqlite3.Connection, stream: str, first: int, last: int) -> Iterator[list[tuple[Any, ...]] | LostRows]:
     """Yield the rows of a range; where some cannot be read, those before and after them, found by halving."""
     select = f"SELECT {_COLUMNS[stream]} FROM {stream} WHERE seq BETWEEN ? AND ? ORDER BY seq"  # noqa: S608  # ours
-    rows, why = _fetched(db, select, (first, last))
+    found, why = _fetched(db, select, (first, last))
+    rows = [row for row in found if first <= row[0] <= last]  # a damaged page may point to others, far from here
     if rows:
         yield rows
     if why is None:
         return
-    first = rows[-1][0] + 1 if rows else first
-    if edge := _edge(db, select, first, last):
+    first = max(row[0] for row in rows) + 1 if rows else first
+    if (edge := _edge(db, select, first, last)) and first <= edge[0][0] <= last:
         yield edge
         first = edge[0][0] + 1
     if last - first >= SMALLEST_PART:

@@ -822,11 +822,11 @@ def test_a_full_disk_that_sync_tells_of_stands_in_the_health(site: Site) -> None
         db.execute("CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         db.execute("INSERT INTO meta VALUES ('full', 'no room')")
     site.minutes(11)
-    assert site.agent.health.degraded["disk"] == "no room"
+    assert site.agent.health.degraded["lake"] == "no room"
     with closing(sqlite3.connect(site.config.data.sync_db)) as db, db:
         db.execute("DELETE FROM meta")
     site.minutes(11)
-    assert "disk" not in site.agent.health.degraded
+    assert "lake" not in site.agent.health.degraded
 
 
 def test_what_the_agent_writes_in_a_day_is_known_after_a_restart(site: Site) -> None:

@@ -51,6 +51,8 @@ def config(tmp_path: Path) -> Config:
     with Store.open(data / "house.db") as store:
         clock = Segment(0, "boot", to_ms(NOW), trusted=True, synchronised=True, began_ms=to_ms(NOW))
         store.note_clock(clock, delta_ms=0, why="the agent was started")
+    with closing(sqlite3.connect(data / "house.db")) as db, db:  # the oldest copies have no rollups
+        db.execute("INSERT INTO readings_15min VALUES (NULL, 1, ?, 0, 2, 1.0, 2.0, 3.0)", (T - T % 900_000,))
     return Config(data=Data(directory=data))
 
 
@@ -104,7 +106,7 @@ def test_every_table_shows_its_rows_in_words(config: Config, table: str) -> None
     at_rest = {"intents", "set_aside", "sync_events", "replacing", "doomed"}  # of sync, with nothing under way or wrong
     is_of_sync = table in {"watermarks", "objects", *at_rest}
     rows = rows_of(config.data.sync_db if is_of_sync else config.data.house_db, table, EVERYTHING, 5)
-    assert rows or table in {"births", "readings_15min", *at_rest}  # no Sparkplug node, and all was sealed in time
+    assert rows or table in {"births", *at_rest}  # no Sparkplug node
     json.dumps(rows)
     assert not [name for row in rows for name in row if name.endswith("_ms")]
 

@@ -31,9 +31,9 @@ def old_copy(folder: Path, version: int) -> Path:
     return path
 
 
-def content(path: Path, table: str) -> list[tuple[object, ...]]:
+def content(path: Path, table: str, columns: str = "*") -> list[tuple[object, ...]]:
     with closing(sqlite3.connect(path)) as db:
-        return db.execute(f"SELECT * FROM {table}").fetchall()
+        return db.execute(f"SELECT {columns} FROM {table}").fetchall()
 
 
 def test_every_version_that_a_migration_leaves_behind_has_its_stored_copy() -> None:
@@ -63,7 +63,9 @@ def test_the_program_of_today_brings_an_old_database_forward_with_all_that_is_in
     version: int, tmp_path: Path
 ) -> None:
     path = old_copy(tmp_path, version)
-    before = {table: content(path, table) for table in ("readings", "slots", "sealed_times", "series", *STREAMS)}
+    there = {name for (name,) in content(path, "sqlite_schema", "name")}
+    tables = {"readings", "slots", "sealed_times", "series", *STREAMS} & there  # an old one has no streams of later
+    before = {table: content(path, table) for table in tables}
     with Store.open(path) as store:
         known = store.restore()
         assert next(known.newer, None) is None
