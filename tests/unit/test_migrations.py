@@ -82,7 +82,7 @@ def test_the_program_of_today_brings_an_old_database_forward_with_all_that_is_in
     after = {table: content(path, table) for table in before}
     assert {table: [row[: len(before[table][0])] for row in rows] for table, rows in after.items()} == before
     with StoreReader.open(path) as reader:
-        for stream in STREAMS:
+        for stream in set(STREAMS) & tables:
             rows = reader.rows(stream, 1, 2**62)
             assert len(rows["seq"]) == len(before[stream])
 
