@@ -179,9 +179,7 @@ class Courier:
 
     def _set_due(self) -> None:
         """Let all rows that there are now be due, as far as they may be sealed."""
-        self._targets |= {
-            stream: self._outbox.sealable_seq(stream) for stream in SEALED_STREAMS if self._outbox.sealable(stream)
-        }
+        self._targets |= {stream: self._outbox.sealable_seq(stream) for stream in SEALED_STREAMS}
         self._sealed_at = self._clock.now()
         self._note = None
 

@@ -395,7 +395,12 @@ def test_what_is_pending_is_as_long_pending_as_before(site: Site) -> None:
 
 def test_after_a_long_step_nothing_is_pruned_for_a_day(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     pruned: list[datetime] = []
-    monkeypatch.setattr(Store, "prune", lambda _self, now, **_: pruned.append(now) or 0)
+
+    def prune(_store: Store, now: datetime, **_: object) -> int:
+        pruned.append(now)
+        return 0
+
+    monkeypatch.setattr(Store, "prune", prune)
     site.machine.error_ms, site.machine.sync = TEN_YEARS_MS, True
     site.machine.wait(10)
     site.run(30)
