@@ -69,6 +69,7 @@ MESSAGES_PER_TURN = 2_000  # the window that is asked of the broker: more are ne
 HEALTH_EVERY_S = 60.0
 PRUNE_EVERY_S = 600.0
 DEGRADE_EVERY_S = 30.0  # while there is detail to let go of: a little at a time, readings come in between
+PRUNE_ON_S = 5.0  # where there is more to prune: half a second of work each time
 FORGET_EVERY_S = 3_600.0
 BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
 AHEAD_MS = 86_400_000  # what is dated further ahead of its arrival is stored, and not observed
@@ -550,7 +551,8 @@ class Agent:
         is_done = (
             because is None and pruned < PRUNE_ROWS
         )  # a farm of 1,200 readings a second has more of them each time
-        self._prune_due = monotonic + (PRUNE_EVERY_S if is_done else DEGRADE_EVERY_S)
+        soon_s = DEGRADE_EVERY_S if because is not None else PRUNE_ON_S
+        self._prune_due = monotonic + (PRUNE_EVERY_S if is_done else soon_s)
         self.degrade("history", because and f"{because}: old readings are kept by the quarter of an hour only")
         self.degrade("lake", sync_notes(data.sync_db).get("full"))
         self._wear.note(written_bytes(), monotonic, now.date())

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
 from agent.domain import TimeQuality
 
 if TYPE_CHECKING:
@@ -48,7 +46,7 @@ class Senders:
             self._since = monotonic
         key, lead_ms = readings.key[given], leads_ms[given]
         block: dict[str, int] = {}
-        for number in np.unique(key).tolist():
+        for number in sorted(set(key.tolist())):
             house, lead = readings.keys[number].house, int(lead_ms[key == number].max())
             block[house] = max(lead, block.get(house, lead))
         for house, lead in block.items():

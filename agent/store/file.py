@@ -68,6 +68,8 @@ def named_errors(path: Path, doing: str) -> Iterator[None]:
         raise StoreDamaged(message) from e
     except OSError as e:
         message = f"{path}: could not {doing}: {e}; check [data] directory and its rights"
+        if e.errno in {errno.EEXIST, errno.ENOTDIR, errno.EISDIR}:  # no disk that fails: the path is wrong
+            raise StoreError(message) from e
         raise (StoreFull if e.errno in {errno.ENOSPC, errno.EDQUOT} else StoreUnwritable)(message) from e
 
 

@@ -23,6 +23,7 @@ SEALED_PERIOD_MS = 6 * 3_600_000  # pruned times are packed by so much event tim
 SLOTS_PER_PERIOD = SEALED_PERIOD_MS // SLOT_MS
 SAVE_ROWS = 20_000  # rows to read again at the next start (under 0.1 s), against 400 updated series at each saving
 SAVE_RUNS = 4_096
+IDENTITIES_AT_ONCE = 10_000  # rows that are tuples of Python's at a time: 1.5 MB
 NO_TIMES: Longs = np.empty(0, np.int64)
 
 
@@ -57,6 +58,17 @@ class Index:
         return self._db.execute(
             "SELECT series, at_ms, value FROM readings WHERE seq BETWEEN ? AND ? AND at_ms BETWEEN ? AND ?", rows
         )
+
+    def identities(self, rows: Rows) -> tuple[Longs, Longs]:
+        """Return the series and the at_ms of some rows, in their order; as tuples they took ten times the room."""
+        found = self._db.execute(
+            "SELECT series, at_ms FROM readings WHERE seq BETWEEN ? AND ? AND at_ms BETWEEN ? AND ?", rows
+        )
+        blocks = []
+        while block := found.fetchmany(IDENTITIES_AT_ONCE):
+            blocks.append(np.array(block, np.int64))
+        whole = np.concatenate(blocks) if blocks else np.empty((0, 2), np.int64)
+        return whole[:, 0], whole[:, 1]
 
     def _sealed(self, series: int, at_ms: int) -> Longs:
         if not self._any_sealed:
@@ -115,7 +127,9 @@ class Index:
 
     def seal_times(self, period: int, series: int, times: Longs) -> None:
         """Keep times of rows of one period that are about to be deleted; call ``sealed_anew`` once it is committed."""
-        times = np.union1d(times, self._times(period, series))
+        times = np.concatenate((times, self._times(period, series)))
+        times.sort()
+        times = times[np.diff(times, prepend=times[0] - 1) > 0]  # np.unique would load numpy.ma: 3 MB
         self._db.execute("INSERT OR REPLACE INTO sealed_times VALUES (?, ?, ?)", (period, series, pack_times(times)))
 
     def sealed_anew(self) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from agent.rollup import STEPS_MS, coarser, of_readings
 from agent.seen import joined
 from agent.store.index import SEALED_PERIOD_MS, SLOTS_PER_PERIOD
-from agent.store.rows import INSERT_EVENT, INSERT_ROLLUP, SET_META, as_json, meta_of, parts
+from agent.store.rows import BLOCK_ROWS, INSERT_EVENT, INSERT_ROLLUP, SET_META, as_json, meta_of, parts
 
 if TYPE_CHECKING:
     import sqlite3
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ROLLUPS = "readings_15min"
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
-PRUNE_ROWS = 500_000  # in one call: about a second of work
+PRUNE_ROWS = 200_000  # in one call: half a second of work, in which no reading is taken
 JUDGED_KEPT_MS = 30 * DAY_MS  # of what is in the lake: a flock's life, nearly; the newest of each rule stays
 BUCKETS_KEPT_MS = {600: 14 * DAY_MS, 86_400: 120 * DAY_MS}  # 120 days: the longest flock twice over
 
@@ -101,7 +101,9 @@ class Pruner:
         )
         pruned = 0
         for run_first, run_last in joined(runs):
-            for first, last in parts(max(run_first, span.after_seq + 1), min(run_last, span.up_to_seq)):
+            # the times of each series are packed anew for each part: large parts, as far as memory allows
+            size = PRUNE_ROWS if span.because is None else BLOCK_ROWS
+            for first, last in parts(max(run_first, span.after_seq + 1), min(run_last, span.up_to_seq), size):
                 pruned += self._prune_rows(period, (first, last, first_ms, last_ms), span.because, at_ms)
                 if pruned >= limit:
                     return pruned
@@ -115,17 +117,20 @@ class Pruner:
 
     def _prune_rows(self, period: int, rows: Rows, because: str | None, at_ms: int) -> int:
         """Put the times of some rows of a period with the sealed ones, and delete the rows."""
-        pairs = np.array([(series, at_ms) for series, at_ms, _ in self.index.rows(rows)], np.int64).reshape(-1, 2)
-        if len(pairs) == 0:
+        series, at = self.index.identities(rows)
+        if len(series) == 0:
             return 0
+        order = np.lexsort((at, series))
+        series, at = series[order], at[order]
+        begins = np.flatnonzero(np.diff(series, prepend=-1)).tolist()
         with self.transaction("prune readings"):
             if because is not None:
                 self._roll_up(rows, because, at_ms)
-            for series in np.unique(pairs[:, 0]).tolist():
-                self.index.seal_times(period, series, pairs[pairs[:, 0] == series, 1])
+            for begin, end in zip(begins, [*begins[1:], len(series)], strict=True):
+                self.index.seal_times(period, int(series[begin]), at[begin:end])
             self.db.execute("DELETE FROM readings WHERE seq BETWEEN ? AND ? AND at_ms BETWEEN ? AND ?", rows)
         self.index.sealed_anew()
-        return len(pairs)
+        return len(series)
 
     def _roll_up(self, rows: Rows, because: str, at_ms: int) -> None:
         """Leave rollups of some rows, and an event that says so."""

@@ -156,10 +156,10 @@ def newer_than(db: sqlite3.Connection, query: str, seq: int) -> Iterator[list[tu
         seq = rows[-1][0]
 
 
-def parts(first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Yield a range of row numbers in parts of at most ``BLOCK_ROWS``; all ends are inclusive."""
-    for start in range(first, last + 1, BLOCK_ROWS):
-        yield start, min(start + BLOCK_ROWS - 1, last)
+def parts(first: int, last: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield a range of row numbers in parts of at most ``size``; all ends are inclusive."""
+    for start in range(first, last + 1, size):
+        yield start, min(start + size - 1, last)
 
 
 def as_json(value: object) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -451,7 +452,8 @@ def test_an_agent_that_cannot_have_its_data_says_why(
     assert_one_message(real("agent", "--config", blocked.config), 1, str(blocked.data), "[data] directory")
     foreign = make_gateway(broker.port)
     foreign.data.mkdir()
-    (foreign.data / "house.db").write_bytes(b"SQLite format 3\x00" + b"junk" * 1000)
+    with closing(sqlite3.connect(foreign.data / "house.db")) as db:
+        db.execute("CREATE TABLE recipes (name TEXT)")
     assert_one_message(real("agent", "--config", foreign.config), 1, str(foreign.data / "house.db"), "move it away")
 
 
