@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from agent.config import Config
     from agent.domain import Message, QualityInterval, Standing, WarningEvent
     from agent.readings import Readings
-    from agent.store import Store, Unstored
+    from agent.store import Restored, Store, Unstored
     from agent.watch import Outcome
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,7 @@ BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
 AHEAD_MS = 86_400_000  # what is dated further ahead of its arrival is stored, and not observed
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
+_SAID_ONCE = {"session_lost", "disk_full"}  # events of the gateway, which nothing that comes later would bring again
 _NO_RESERVE = f"the disk is full, or nearly: the reserve of {RESERVE_BYTES // 1_000_000} MB is not held; free space"
 
 
@@ -116,14 +117,20 @@ class Agent:
         self._quarantined: list[Path] = []
         self._site_connection = 0
         self._health_due = self._prune_due = self._forget_due = clock.monotonic()
-        self._wear = WearMeter()
         self._observed_seq = 0
-        self._begin(self.time.spans_to_rebuild())
+        known = self._begin(self.time.spans_to_rebuild())
+        self._wear = WearMeter.restored(known.wear)
+        self.decoder.restore(known.births)
+        self.site = SiteWarnings(known.standings)
         for refused in predictor.refused:
             self.degrade(f"model {refused.bundle}", refused.reason)
 
-    def _begin(self, again: Sequence[tuple[int, int]] | None) -> None:
-        """Make what watches the houses, and let it know the past; ``again``: of these times from the readings anew."""
+    def _begin(self, again: Sequence[tuple[int, int]] | None) -> Restored:
+        """Make what watches the houses, and let it know the past; ``again``: of these times from the readings anew.
+
+        In mid-run, too, when the time was corrected: what else goes on (Sparkplug's numbers, what is said of the
+        gateway, what was written to the card) is not touched.
+        """
         self.quality = QualityJudge(self.config.signal)
         self.peers = Peers(self.config.signal)
         self.watches = [
@@ -139,15 +146,15 @@ class Agent:
             for house in self.config.house
         ]
         self._watch_of.update({watch.house: watch for watch in self.watches})
-        self.grid = self._restore(again or ())
+        known = self.store.restore(again or ())
+        self._restore(known)
         if again is not None:
             buckets, observed_seq = self._changed_buckets(), self._observed_seq
             self.store.record(buckets=buckets, observed_seq=observed_seq, windows_rebuilt=True)
+        return known
 
-    def _restore(self, again: Sequence[tuple[int, int]]) -> Grid:
-        """Take back what was known before the restart, and see again what the windows had not been told of."""
-        known = self.store.restore(again)
-        self._wear = WearMeter.restored(known.wear)
+    def _restore(self, known: Restored) -> None:
+        """Let the houses know what was known, and see again what the windows had not been told of."""
         for watch in self.watches:
             life = restored(known.houses.get(watch.house))
             standings = [standing for standing in known.standings if standing.house == watch.house]
@@ -157,9 +164,7 @@ class Agent:
                 watch.window.load(buckets)
         for key in known.newest_ms:
             self.decoder.guard.admit(*key)
-        self.decoder.restore(known.births)
         self._observed_seq = known.observed_seq
-        self.site = SiteWarnings(known.standings)
         self.quality.restore(Known(known.rhythms, known.newest_ms, _stuck(known.standings)))
         self.peers.restore(_doubted(known.standings))
         for watch in self.watches:
@@ -167,7 +172,7 @@ class Agent:
         for readings in known.newer:
             self._observe(readings)
         self._grid_is_set = known.judged_at is not None or self.clock.is_trusted()
-        return Grid(known.judged_at or self.clock.now())
+        self.grid = Grid(known.judged_at or self.clock.now())
 
     # --- the loop
 
@@ -278,8 +283,8 @@ class Agent:
 
     def _record(self) -> None:
         """Store what was judged; what the store refuses is kept and tried again with the next turn."""
-        if not self.store.is_lasting:
-            self._noticed = []  # it will be noticed again in what the broker keeps
+        if not self.store.is_lasting:  # what the broker keeps will tell it again, but for what it does not know
+            self._noticed = [event for event in self._noticed if event.kind in _SAID_ONCE]
         elif self._noticed or self._said:
             standings = [event.standing for event in self._said]
             self.store.record(events=self._noticed, warnings=self._said, standings=standings)
@@ -328,7 +333,7 @@ class Agent:
     def _note_lost_sessions(self) -> None:
         """Record it for good where the broker has lost what it held for us: readings that are missing have a cause."""
         lost = self.bus.counters.lost_sessions
-        if lost > self._lost_sessions:
+        if lost > self._lost_sessions and not any(event.kind == "session_lost" for event in self._noticed):
             detail: dict[str, object] = {"reason": "the broker has lost what it took for us while we were away"}
             self._noticed.append(Event(self.clock.now(), "session_lost", detail=detail))
         self._lost_sessions = lost
@@ -430,7 +435,9 @@ class Agent:
         """Take the place of an agent that could not store: its counters, what it has shown, and the held messages."""
         self.health, self.site = before.health, before.site
         self.board.take_over(before.board)
-        self._answers, self._said = before._answers, before._said
+        self.time.take_over(before.time)
+        self._answers, self._said, self._noticed = before._answers, before._said, before._noticed
+        self._lost_sessions = before._lost_sessions
         self.hold(held)
 
     def _look_after_site(self) -> None:

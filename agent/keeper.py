@@ -22,15 +22,16 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from agent.bus import RECEIVE_MAXIMUM, Bus
-from agent.errors import StoreDamaged, StoreError, StoreUnwritable
-from agent.store import Store, Unstored, salvage
+from agent.errors import StoreDamaged, StoreError, StoreFull, StoreUnwritable
+from agent.store import Reserve, Store, Unstored, salvage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
+    from pathlib import Path
     from types import TracebackType
 
     from agent.clock import Clock
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 PATIENCE_S = 10.0  # a slow card recovers within it; birds can wait so long
 TRY_EVERY_S = 5.0
 
+_T = TypeVar("_T")
+
 
 def opened(config: Config, at: datetime) -> Store | Unstored:
     """Return the store, or what stands in for it where its disk does not serve; to be closed.
@@ -51,9 +54,22 @@ def opened(config: Config, at: datetime) -> Store | Unstored:
         StoreError: it is none of ours, of a newer program, or in use: waiting would not help.
     """
     try:
-        return Store.open(config.data.house_db, sync_db=config.data.sync_db, at=at)
+        return _with_reserve(
+            config.data.directory, lambda: Store.open(config.data.house_db, sync_db=config.data.sync_db, at=at)
+        )
     except StoreUnwritable as e:
         return _without(config, e)
+
+
+def _with_reserve(folder: Path, begin: Callable[[], _T]) -> _T:
+    """Return what ``begin`` does; on a full disk it is tried once more with the reserve given up."""
+    try:
+        return begin()
+    except StoreFull as e:
+        if not Reserve(folder).give_up():
+            raise
+        log.warning("%s; the reserve is given up", e)
+        return begin()
 
 
 def _without(config: Config, error: StoreUnwritable) -> Unstored:
@@ -105,7 +121,7 @@ class Keeper:
             return self
         self._store = self._found
         try:
-            self.agent = self._begin()
+            self.agent = _with_reserve(self._config.data.directory, self._begin)
         except StoreUnwritable as e:
             self.agent = self._make_agent(_without(self._config, e))
             self._listen(str(e))
@@ -198,13 +214,21 @@ class Keeper:
             self.agent.tell(store)
             self._is_told = True
 
+    def _come_back(self) -> Agent:
+        """Return an agent on a store that takes something durably.
+
+        Raises:
+            StoreError: it does not yet.
+        """
+        if self._store is not None:
+            self._revive(self._store)
+        return self._begin()
+
     def _try_again(self) -> None:
         """Go back to the store, if it takes something durably."""
         before = self.agent
         try:
-            if self._store is not None:
-                self._revive(self._store)
-            agent = self._begin()
+            agent = _with_reserve(self._config.data.directory, self._come_back)
         except StoreError as e:
             self._try_at = self._clock.monotonic() + TRY_EVERY_S
             before.degrade("store", str(e))

@@ -107,6 +107,11 @@ class Timekeeper:
         if self._clock is not None:
             store.note_clock(self._segment(self._clock), delta_ms=0, why="the database is another one")
 
+    def take_over(self, before: Timekeeper) -> None:
+        """Know what ``before`` knew of this clock: messages that it held are dated by it, and its rest goes on."""
+        self._steps = before._steps
+        self._calm_until = before._calm_until
+
     # --- once a turn
 
     def turn(self) -> ClockStep | None:

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agent.rollup import STEPS_MS, Rollup, coarser, joined, of_readings
-from agent.store import reserve_bytes
+from agent.store import kept_free_bytes
 from sync.lake import ROLLED_UP, ObjectName, UnsealableRows, decode, encode
 from sync.outbox import COLUMNS, SyncEvent
 
@@ -55,15 +55,15 @@ class Room:
     used: int
     limit: int
     free: int
-    reserve: int
+    kept_free: int
 
     @property
     def lack(self) -> str | None:
         """Why history must give way, None where there is room."""
         if self.used > self.limit:
             return f"more is kept than max_size_mb = {self.limit / 1e6:.0f} allows"
-        if self.free < self.reserve:
-            return f"the disk has less than {self.reserve / 1e6:.0f} MB free"
+        if self.free < self.kept_free:
+            return f"the disk has less than {self.kept_free / 1e6:.0f} MB free"
         return None
 
 
@@ -89,7 +89,7 @@ def room_on_disk(directory: Path, lake: Path, lake_bytes: int, *, limit_bytes: i
             except FileNotFoundError:  # a journal comes and goes
                 continue
     disk = shutil.disk_usage(directory)
-    return Room(used, limit_bytes, disk.free, reserve_bytes(disk.total))
+    return Room(used, limit_bytes, disk.free, kept_free_bytes(disk.total))
 
 
 def on_disk(size: int) -> int:

@@ -45,11 +45,11 @@ One agent writes: a lock file sees to it. Readers are other processes; in WAL mo
 The tables are in ``agent/migrations``.
 """
 
-from agent.store.file import is_nearly_full, reserve_bytes
+from agent.store.file import is_nearly_full, kept_free_bytes
 from agent.store.prune import PRUNE_ROWS
 from agent.store.quarantine import in_quarantine, sealed_in_lake
 from agent.store.reader import StoreReader, sealed_watermarks, sync_notes
-from agent.store.reserve import RESERVE_BYTES
+from agent.store.reserve import RESERVE_BYTES, Reserve
 from agent.store.restore import Restored
 from agent.store.rows import LAKE_COLUMNS, STREAMS, BucketRow
 from agent.store.salvage import LostRows, Salvaged, readable_readings, readable_rows, salvage
@@ -65,6 +65,7 @@ __all__ = [
     "BucketRow",
     "KnownTime",
     "LostRows",
+    "Reserve",
     "Restored",
     "Salvaged",
     "Segment",
@@ -74,9 +75,9 @@ __all__ = [
     "Unstored",
     "in_quarantine",
     "is_nearly_full",
+    "kept_free_bytes",
     "readable_readings",
     "readable_rows",
-    "reserve_bytes",
     "salvage",
     "sealed_in_lake",
     "sealed_watermarks",

@@ -173,23 +173,24 @@ def statements(script: str) -> Iterator[str]:
             statement = ""
 
 
-RESERVE_SHARE, RESERVE_BYTES = 0.05, 200_000_000
+KEPT_FREE_SHARE, KEPT_FREE_BYTES = 0.05, 200_000_000
 """What stays free on the disk: this share of it, but no more than so many bytes. Our judgement: it holds the journals
-of both databases, an hour's seal of a large farm and what else the machine writes, and is no great part of a card."""
+of both databases, an hour's seal of a large farm and what else the machine writes, and is no great part of a card.
+The file ``reserve`` (``agent.store.reserve``) is another thing: space that is taken, to be given up."""
 
 
-def reserve_bytes(disk_bytes: int) -> int:
+def kept_free_bytes(disk_bytes: int) -> int:
     """Return how much of a disk is to stay free."""
-    return min(round(disk_bytes * RESERVE_SHARE), RESERVE_BYTES)
+    return min(round(disk_bytes * KEPT_FREE_SHARE), KEPT_FREE_BYTES)
 
 
 def is_nearly_full(directory: Path) -> bool:
-    """Tell whether the disk that holds ``directory`` has less free than the reserve."""
+    """Tell whether the disk that holds ``directory`` has less free than is to stay free."""
     try:
         disk = shutil.disk_usage(directory)
     except OSError:  # not there, or out of order: whoever writes next says so
         return False
-    return disk.free < reserve_bytes(disk.total)
+    return disk.free < kept_free_bytes(disk.total)
 
 
 def new_generation() -> str:

@@ -203,6 +203,8 @@ def take_over(
     meta = {"took_over": old[-1].name} | ({"gateway": gateway} if gateway else {})
     if found.judged_at is not None:
         meta["judged_ms"] = str(to_ms(found.judged_at))
+    if found.presumed_ms:
+        meta |= {"presumed_ms": str(found.presumed_ms), "known_good_ms": str(found.known_good_ms)}
     with transaction(db, path, "take over from the damaged database"):
         db.executemany(SET_META, list(meta.items()))
         db.executemany(

@@ -24,7 +24,7 @@ from agent.store.file import migrate
 from agent.store.rows import BLOCK_ROWS, STREAMS, as_change
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -55,6 +55,8 @@ class Salvaged:
     gateway: str | None = None
     generation: str | None = None
     judged_at: datetime | None = None
+    presumed_ms: int = 0  # what was known of the time: see ``KnownTime``
+    known_good_ms: int = 0
     series: tuple[tuple[int, SeriesKey], ...] = ()  # number and name
     standings: tuple[Standing, ...] = ()
     houses: tuple[FlockChange, ...] = ()  # the newest change of each house
@@ -257,13 +259,14 @@ class _Look:
         series = self._series()
         names = {number: SeriesKey(house, signal) for number, house, signal, _, _ in series}
         houses, flocks = self._changes()
-        judged = meta.get("judged_ms", "")
         sealed = self._table("sealed_times", "period, series, times", "period, series")
         return Salvaged(
             path=self._path,
             gateway=meta.get("gateway"),
             generation=meta.get("generation"),
-            judged_at=from_ms(int(judged)) if judged.isdigit() and int(judged) <= LAST_MS else None,
+            judged_at=from_ms(judged_ms) if (judged_ms := _time_in(meta, "judged_ms")) else None,
+            presumed_ms=_time_in(meta, "presumed_ms"),
+            known_good_ms=_time_in(meta, "known_good_ms"),
             series=tuple(names.items()),
             standings=self._decoded(
                 "warning_states",
@@ -356,6 +359,12 @@ class _Look:
             except (msgspec.MsgspecError, ValueError, TypeError, OverflowError) as e:
                 self._unreadable.setdefault(table, f"a row is not as this program writes it: {e}")
         return tuple(decoded)
+
+
+def _time_in(meta: Mapping[str, str], key: str) -> int:
+    """Return a time of ``meta`` in ms, 0 where there is none that can be."""
+    text = meta.get(key, "")
+    return int(text) if text.isdecimal() and int(text) <= LAST_MS else 0
 
 
 @contextmanager

@@ -108,7 +108,8 @@ def correction_of(db: sqlite3.Connection) -> Correction | None:
 def sealable_seq(db: sqlite3.Connection, last_seq: int) -> int:
     """Return up to which reading the courier may seal: rows of untrusted time wait to be corrected, 7 days at most.
 
-    Their age is told by the newest row, not by a clock: the courier's may be as wrong as ours.
+    Their age is told by the newest row, not by a clock: the courier's may be as wrong as ours. Rows of more than a day
+    after it are of an earlier boot, whose clock was ahead: nothing will correct them, and they hold up no others.
     """
     pending = correction_of(db)
     if pending is not None and not pending.moved:
@@ -122,8 +123,9 @@ def sealable_seq(db: sqlite3.Connection, last_seq: int) -> int:
         if segment.trusted:
             continue
         young = db.execute(
-            "SELECT seq FROM readings WHERE seq BETWEEN ? AND ? AND received_ms > ? ORDER BY seq LIMIT 1",
-            (segment.first_seq, end, newest[0] - UNTRUSTED_KEPT_MS),
+            "SELECT seq FROM readings WHERE seq BETWEEN ? AND ? AND received_ms > ? AND received_ms < ?"
+            " ORDER BY seq LIMIT 1",
+            (segment.first_seq, end, newest[0] - UNTRUSTED_KEPT_MS, newest[0] + DAY_MS),
         ).fetchone()
         if young is not None:
             return min(last_seq, int(young[0]) - 1)

@@ -118,8 +118,8 @@ class Unstored:
         return []
 
     def known_time(self) -> KnownTime:
-        """Know no time."""
-        return KnownTime(0, 0)
+        """Return what can be read of it."""
+        return KnownTime(self._known.presumed_ms, self._known.known_good_ms) if self._known else KnownTime(0, 0)
 
     def last_segment(self) -> Segment | None:
         """Know no clock."""

@@ -23,6 +23,7 @@ from agent.errors import StoreDamaged, StoreError, StoreFull, StoreUnwritable
 from agent.keeper import TRY_EVERY_S, Keeper, opened
 from agent.predict import Predictor
 from agent.store import Store, StoreReader, Unstored
+from agent.store.reserve import Reserve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -411,3 +412,54 @@ def test_without_room_for_the_reserve_the_site_is_warned(farm: Farm, monkeypatch
         keeper.turn([])
         assert "disk" not in keeper.agent.health.degraded
         assert farm.bus.shown(SITE_TOPIC) is None
+
+
+def test_a_start_on_a_full_disk_gives_the_reserve_up_and_stores(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    with farm.keeper() as keeper:
+        keeper.turn([farm.message(FLOCK, PLACE)])
+    full_until_given_up(farm, monkeypatch)
+    with farm.keeper() as keeper:
+        assert keeper.agent.store.is_lasting
+        keeper.turn([farm.reading()])
+    assert farm.stored() == [21.0]
+    assert farm.ear_arguments == []
+
+
+def test_a_disk_that_is_full_when_it_comes_back_gives_the_reserve_up(
+    farm: Farm, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_for_good(farm, keeper)
+    full_until_given_up(farm, monkeypatch)
+    farm.clock.wait(TRY_EVERY_S)
+    keeper.turn([])
+    assert keeper.agent.store.is_lasting
+
+
+def full_until_given_up(farm: Farm, monkeypatch: pytest.MonkeyPatch) -> None:
+    farm.failing = FULL
+    real = Reserve.give_up
+
+    def give_up(reserve: Reserve) -> bool:
+        farm.failing = None
+        return real(reserve)
+
+    monkeypatch.setattr(Reserve, "give_up", give_up)
+
+
+# --- what happened once is said once
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+def test_a_session_that_the_broker_lost_is_recorded_once(farm: Farm, keeper: Keeper, when: str) -> None:
+    if when == "before":
+        farm.bus.counters.lost_sessions += 1
+        keeper.turn([])
+    fail_for_good(farm, keeper)
+    if when == "meanwhile":
+        farm.bus.counters.lost_sessions += 1
+        keeper.turn([])
+    farm.failing = None
+    farm.clock.wait(TRY_EVERY_S)
+    keeper.turn([])
+    keeper.turn([])
+    assert [row["kind"] for row in farm.rows("events")].count("session_lost") == 1

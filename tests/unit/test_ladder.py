@@ -389,7 +389,7 @@ def test_all_that_is_kept_counts_and_a_nearly_full_disk_too(tmp_path: Path) -> N
     (tmp_path / "house.db").write_bytes(b"x" * 40_000)
     room = room_on_disk(tmp_path, tmp_path / "lake", 10_000, limit_bytes=1_000_000)
     assert 90_000 <= room.used <= 130_000
-    assert room.reserve <= 200_000_000
+    assert room.kept_free <= 200_000_000
     assert Room(5, 10, 100, 50).lack is None
     assert "max_size_mb" in (Room(11, 10, 100, 50).lack or "")
     assert "free" in (Room(5, 10, 40, 50).lack or "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,8 +21,9 @@ from agent.errors import StoreError
 from agent.predict import Predictor
 from agent.senders import HEARD_FOR_S
 from agent.status import status_lines, status_value
-from agent.store import Store, StoreReader
+from agent.store import Store, StoreReader, Unstored
 from agent.timekeeper import steady
+from tests.sparkplug_b import metric, payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -71,11 +72,13 @@ class FakeBus:
     last_error: str | None = None
     counters: BusCounters = field(default_factory=BusCounters)
     retained: dict[str, bytes] = field(default_factory=dict)
+    published: list[str] = field(default_factory=list)
 
     def acknowledge(self, messages: Sequence[Message]) -> bool:
         return True
 
     def publish(self, topic: str, payload: bytes, *, retain: bool) -> bool:
+        self.published.append(topic)
         if retain:
             self.retained[topic] = payload
         return True
@@ -84,9 +87,9 @@ class FakeBus:
 class Site:
     """An agent that can be killed, and its machine rebooted."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any] | None = None) -> None:
         self.config = Config.model_validate(
-            {"data": {"directory": folder}, "house": [{"id": house} for house in HOUSES]}
+            {"data": {"directory": folder}, "house": [{"id": house} for house in HOUSES], **(config or {})}
         )
         self.machine = FakeMachine()
         self.bus = FakeBus()
@@ -154,11 +157,11 @@ class Site:
 
 
 @pytest.fixture
-def make_site(tmp_path: Path) -> Iterator[Callable[[], Site]]:
+def make_site(tmp_path: Path) -> Iterator[Callable[..., Site]]:
     sites: list[Site] = []
 
-    def make() -> Site:
-        sites.append(Site(tmp_path / f"data{len(sites)}"))
+    def make(**config: Any) -> Site:  # noqa: ANN401  # sections of agent.toml
+        sites.append(Site(tmp_path / f"data{len(sites)}", config))
         return sites[-1]
 
     yield make
@@ -418,3 +421,69 @@ def test_an_agent_that_starts_again_in_the_same_boot_goes_on_with_the_same_time(
     site.machine.wait(90)
     site.start()
     assert site.agent.clock.now() == presumed + timedelta(seconds=90)
+
+
+def test_what_was_held_while_nothing_could_be_stored_is_dated_anew_after_a_step_in_between(site: Site) -> None:
+    site.reboot(error_ms=IN_1970, off_s=3_600)
+    site.run(1)
+    before = site.agent
+    before.use(Unstored(site.store.gateway, site.store.newest_ms()))
+    site.machine.wait(10)
+    held = [site.message("house1", 20.5)]
+    true_ms = site.machine.true_ms
+    site.machine.wait(10)
+    site.machine.error_ms, site.machine.sync = 0, True
+    before.turn_or_hold([])
+    site.agent = Agent(
+        site.config, before.clock, site.store, cast("Bus", site.bus), site.predictor, Decoder(site.config)
+    )
+    site.agent.take_over(before, held)
+    site.agent.turn_or_hold([])
+    assert site.rows("readings")["received_at"][-1] == true_ms
+
+
+def test_a_correction_of_the_time_costs_no_sparkplug_node_its_place(make_site: Callable[..., Site]) -> None:
+    """A node counts its messages; to forget its number asks it for all it has, and hides a gap."""
+    topic = "spBv1.0/{group}/{message}/{node}/{house}"
+    site = make_site(source=[{"topic": topic, "dialect": "sparkplug"}])
+    site.start()
+    site.reboot(error_ms=IN_1970)
+
+    def told(kind: str, seq: int, *metrics: Any) -> Message:  # noqa: ANN401  # protobuf
+        site.machine.wait(30)
+        device = "" if kind == "NBIRTH" else "/house1"
+        whole = payload(*metrics, seq=seq, timestamp=site.machine.true_ms)
+        return replace(site.message("", 0, topic=f"spBv1.0/g/{kind}/n{device}"), payload=whole)
+
+    co2 = metric(name="co2", alias=4, long_value=900)
+    site.agent.turn_or_hold([told("NBIRTH", 0), told("DBIRTH", 1, co2)])
+    site.machine.error_ms, site.machine.sync = 0, True
+    site.agent.turn_or_hold([told("DDATA", 2, metric(alias=4, long_value=901))])
+    assert site.rows("events")["kind"].count("clock_corrected") == 1
+    assert "spBv1.0/g/NCMD/n" not in site.bus.published
+    site.agent.turn_or_hold([told("DDATA", 4, metric(alias=4, long_value=902))])
+    assert "spBv1.0/g/NCMD/n" in site.bus.published
+
+
+def test_a_damaged_database_in_1970_does_not_forget_what_time_it_was(site: Site) -> None:
+    before = site.agent.clock.now()
+    site.stop()
+    site.config.data.house_db.write_bytes(b"\xa5" * 4096 + site.config.data.house_db.read_bytes()[4096:])
+    site.reboot(error_ms=IN_1970)
+    assert not site.agent.clock.is_trusted()
+    assert abs(site.agent.clock.now() - before) < timedelta(minutes=2)
+
+
+def test_rows_of_a_time_that_is_yet_to_come_hold_no_seal_up(site: Site) -> None:
+    """A clock of 2036 that nothing corrected in its own boot: its rows cannot be corrected any more."""
+    site.machine.error_ms, site.machine.sync = TEN_YEARS_MS, True
+    site.run(1)
+    site.reboot(error_ms=IN_1970)
+    site.run(1)
+    site.reboot()
+    site.machine.sync = True
+    site.stop()
+    site.start()
+    site.run(1)
+    with StoreReader.open(site.config.data.house_db) as reader:
+        assert reader.sealable_seq("readings") == reader.last_seq("readings")
