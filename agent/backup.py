@@ -361,7 +361,7 @@ def _copy(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path, wanted: _
 def _moved_aside(database: Path, at: datetime) -> Path:
     """Move a database with its WAL into the quarantine; ``data recover --from`` reads it there."""
     folder = database.parent / "quarantine"
-    folder.mkdir(mode=0o750, exist_ok=True)
+    folder.mkdir(mode=0o770, exist_ok=True)  # the courier puts its own there
     stem = f"replaced-house-{at:%Y%m%dT%H%M%S}Z"
     aside = next(path for n in range(1000) if not (path := folder / f"{stem}{f'-{n}' if n else ''}.db").exists())
     for end in ("-wal", "-shm", ""):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from agent.config import load_config
 from agent.domain import from_ms, to_ms
 from agent.errors import UsageError
-from agent.verbs import add_config, clock_of, instant
+from agent.verbs import add_config, clock_of, instant, write_for_both_users
 
 if TYPE_CHECKING:
     import argparse
@@ -219,6 +219,7 @@ def _restore(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config)
     data = arguments.data or config.data.directory
+    write_for_both_users()
     done = restore(arguments.file, data, clock_of(arguments, config).now(), force=arguments.force)
     made = done.manifest
     print(f"{data}: site {made.site} goes on from {made.at}; gateway {done.gateway} (it was {made.gateway})")
@@ -249,6 +250,7 @@ def _recover(arguments: argparse.Namespace) -> int:
         print(f"{folder}: no damaged database lies there; nothing to recover")
         return 0
     at_ms = to_ms(clock_of(arguments, config).now())
+    write_for_both_users()
     for file in files:
         done = recover(config.data.house_db, file, sealed_up_to=partial(sealed_up_to, config.data.lake), at_ms=at_ms)
         print("\n".join(_recovered_lines(done)))
@@ -278,6 +280,7 @@ def _vacuum(arguments: argparse.Namespace) -> int:
     from agent.store.care import vacuum  # noqa: PLC0415  # as above
 
     path = load_config(arguments.config).data.house_db
+    write_for_both_users()
     before, after = vacuum(path)
     print(f"{path}: {before / 1e6:,.2f} MB before, {after / 1e6:,.2f} MB now")
     return 0

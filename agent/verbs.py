@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import uuid
@@ -87,6 +88,14 @@ def clock_of(arguments: argparse.Namespace, config: Config) -> Clock:
     return SystemClock()
 
 
+def write_for_both_users() -> None:
+    """Let the group write what is made from here on, whatever the shell's umask; for verbs that write beside house.db.
+
+    Agent and courier are two users of one group, and each puts files beside the other's (UMask= of their services).
+    """
+    os.umask(0o007)
+
+
 # --- agent, check, status ---------------------------------------------------------------------------------------------
 
 
@@ -96,6 +105,7 @@ def _agent(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config)
     log_to_stderr()
+    write_for_both_users()
     return daemon.run(config, clock_of(arguments, config))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from agent.config import load_config
 from agent.logs import log_to_stderr
-from agent.verbs import add_config, clock_of
+from agent.verbs import add_config, clock_of, write_for_both_users
 
 if TYPE_CHECKING:
     import argparse
@@ -37,6 +37,7 @@ def _sync(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config)
     log_to_stderr()
+    write_for_both_users()
     stop = threading.Event()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:

@@ -332,6 +332,28 @@ def test_a_database_that_is_there_is_never_overwritten(archive: Path, config: Co
     assert again.replaced != done.replaced
 
 
+def test_what_restore_and_recover_make_is_the_couriers_too_whatever_the_shells_umask(
+    archive: Path, config: Config, tmp_path: Path
+) -> None:
+    """Run as the documentation says, in a root shell's 022; else a damaged sync.db could not be put aside."""
+    data = config.data.directory
+    settings = tmp_path / "agent.toml"
+    settings.write_text(f'[data]\ndirectory = "{data}"\n')
+
+    def run(*words: object) -> None:
+        command = [sys.executable, "-m", "agent.cli", "data", *words, "--config", settings]
+        subprocess.run(command, check=True, capture_output=True, umask=0o022, timeout=60)
+
+    def modes() -> dict[str, int]:
+        return {name: (data / name).stat().st_mode & 0o777 for name in ("house.db", "quarantine")}
+
+    run("restore", archive, "--force")
+    assert modes() == {"house.db": 0o660, "quarantine": 0o770}
+    (data / "house.db").unlink()
+    run("recover", "--from", next((data / "quarantine").glob("replaced-house-*.db")))
+    assert modes() == {"house.db": 0o660, "quarantine": 0o770}
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_a_restore_beside_a_running_agent_is_refused(archive: Path, config: Config, force: bool) -> None:
     with Store.open(config.data.house_db), pytest.raises(StoreError, match="systemctl stop flockwatch-agent"):
