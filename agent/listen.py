@@ -21,10 +21,12 @@ from agent.signals import CATALOGUE, base_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from agent.dialects import Decoded
     from agent.domain import Message, SeriesKey
 
 SAMPLES_KEPT = 20  # payloads of an unknown topic: a Sparkplug node has told its births by then
 TOPICS_KEPT = 1_000  # unknown topics looked at; more are counted
+DROPS_KEPT = 500  # reasons with what they are about; more are counted by the bare reason
 SHOWN = 60  # characters of a payload
 
 _WORDS = {
@@ -83,11 +85,10 @@ class Series:
 
 @dataclass(slots=True)
 class Dropped:
-    """What was refused for one reason."""
+    """What was refused for one reason, and about one name where the reason has one."""
 
     count: int = 0
     topic: str = ""  # of one example
-    detail: str = ""
     payload: str = ""
 
 
@@ -131,7 +132,7 @@ class Listener:
         self._decoder.restore(births)
         self.messages = 0
         self.series: dict[SeriesKey, Series] = {}
-        self.dropped: dict[str, Dropped] = {}
+        self.dropped: dict[tuple[str, str], Dropped] = {}  # by reason and what it is about
         self._unknown: dict[str, _Topic] = {}
 
     def hear(self, message: Message, *, clock_trusted: bool = True) -> list[str]:
@@ -152,16 +153,12 @@ class Listener:
                 series = self.series[key] = Series(message.topic, self._config.signal(key).unit, is_known)
                 news.append(f"reads   {_series_words(key, value, series)}  <- {message.topic}")
             series.note(value, at_ms)
-        details = {
-            rejected.reason.partition(":")[0]: rejected.reason.partition(": ")[2] for rejected in decoded.rejected
-        }
-        for refusal, count in decoded.counts.items():
-            dropped = self.dropped.setdefault(str(refusal), Dropped())
+        for (reason, detail), count in _drops(decoded).items():
+            about = (reason, detail if len(self.dropped) < DROPS_KEPT or (reason, detail) in self.dropped else "")
+            dropped = self.dropped.setdefault(about, Dropped(0, message.topic, _shown(message.payload)))
             if not dropped.count:
-                dropped.topic, dropped.detail = message.topic, details.get(str(refusal), "")
-                dropped.payload = _shown(message.payload)
-                verb = "passes " if refusal in COUNTED_ONLY else "drops  "
-                news.append(f"{verb} {refusal}{_in_brackets(dropped.detail)}  <- {message.topic}  {dropped.payload}")
+                verb = "passes " if reason in COUNTED_ONLY else "drops  "
+                news.append(f"{verb} {reason}{_in_brackets(about[1])}  <- {message.topic}  {dropped.payload}")
             dropped.count += count
         if Refusal.UNKNOWN_TOPIC in decoded.counts and not message.retain:
             self._note_unknown(message)
@@ -251,6 +248,19 @@ class Listener:
         ]
 
 
+def _drops(decoded: Decoded) -> Counter[tuple[str, str]]:
+    """Count what was refused by reason and detail; details are kept of the first ones only."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for rejected in decoded.rejected:
+        reason, _, detail = rejected.reason.partition(": ")
+        counts[reason, detail] += 1
+    for refusal, count in decoded.counts.items():
+        told = sum(n for (reason, _), n in counts.items() if reason == refusal)
+        if count > told:
+            counts[str(refusal), ""] += count - told
+    return counts
+
+
 def report_lines(heard: Listener) -> Iterator[str]:
     """Yield what was heard, dropped, and what to add to agent.toml, for people."""
     readings = sum(series.count for series in heard.series.values())
@@ -263,8 +273,8 @@ def report_lines(heard: Listener) -> Iterator[str]:
         yield f"  {_series_words(key, series.value, series)}  {rhythm}  <- {series.topic}{strange}"
     if heard.dropped:
         yield "no readings:"
-    for reason, dropped in sorted(heard.dropped.items(), key=lambda item: -item[1].count):
-        yield f"  {dropped.count} x {reason}{_in_brackets(dropped.detail)}, as {dropped.topic}  {dropped.payload}"
+    for (reason, detail), dropped in sorted(heard.dropped.items(), key=lambda item: -item[1].count):
+        yield f"  {dropped.count} x {reason}{_in_brackets(detail)}, as {dropped.topic}  {dropped.payload}"
     if unread := heard.unread_topics():
         yield "no dialect reads:"
         yield from (f"  {topic}  {example}" for topic, example in unread[:SAMPLES_KEPT])
@@ -275,7 +285,8 @@ def report_lines(heard: Listener) -> Iterator[str]:
     if suggestions or houses:
         yield "to add to agent.toml (a [[source]] in it replaces the built-in ones; look at every line):"
     for suggestion in suggestions:
-        yield f"# {suggestion.topics} topics; {suggestion.readings} readings of what was heard"
+        topics = "1 topic" if suggestion.topics == 1 else f"{suggestion.topics} topics"
+        yield f"# {topics}; {suggestion.readings} readings of what was heard"
         yield from suggestion.lines()
     for house in houses:
         yield from ("[[house]]", f'id = "{house}"')
@@ -299,8 +310,8 @@ def report_value(heard: Listener) -> dict[str, object]:
             for key, series in sorted(heard.series.items())
         ],
         "dropped": [
-            {"reason": reason, "count": d.count, "topic": d.topic, "detail": d.detail, "payload": d.payload}
-            for reason, d in heard.dropped.items()
+            {"reason": reason, "count": d.count, "topic": d.topic, "detail": detail, "payload": d.payload}
+            for (reason, detail), d in heard.dropped.items()
         ],
         "unread_topics": [{"topic": topic, "payload": payload} for topic, payload in heard.unread_topics()],
         "rename": heard.hints(),

@@ -340,8 +340,8 @@ def test_what_restore_and_recover_make_is_the_couriers_too_whatever_the_shells_u
     settings = tmp_path / "agent.toml"
     settings.write_text(f'[data]\ndirectory = "{data}"\n')
 
-    def run(*words: object) -> None:
-        command = [sys.executable, "-m", "agent.cli", "data", *words, "--config", settings]
+    def run(*words: str | Path) -> None:
+        command = (sys.executable, "-m", "agent.cli", "data", *words, "--config", settings)
         subprocess.run(command, check=True, capture_output=True, umask=0o022, timeout=60)
 
     def modes() -> dict[str, int]:

@@ -10,7 +10,7 @@ import pytest
 from agent.config import Config, House, Source, parse_config
 from agent.dialects import Decoder
 from agent.domain import Message
-from agent.listen import Listener, report_lines, report_value
+from agent.listen import DROPS_KEPT, Listener, report_lines, report_value
 from tests.sparkplug_b import metric, payload
 
 NOW_MS = 1_795_000_000_000
@@ -65,6 +65,25 @@ def test_what_is_dropped_is_shown_with_its_reason_and_one_example() -> None:
     text = "\n".join(report_lines(listener))
     assert '3 x wrong type (temperature), as skov/farm1/house1/temperature  "warm"' in text
     assert "1 x other site, as skov/farm2/h/co2  900" in text
+
+
+def test_each_signal_that_is_dropped_is_shown_and_not_only_the_first_of_its_reason() -> None:
+    listener = heard(*(told("skov/farm1/house1", {"co2": "a", "water": "b"}) for _ in range(2)))
+    lines = list(report_lines(listener))
+    assert [line.partition(",")[0] for line in lines if "wrong type" in line] == [
+        "  2 x wrong type (co2)",
+        "  2 x wrong type (water)",
+    ]
+    example = {"topic": "skov/farm1/house1", "payload": '{"co2": "a", "water": "b"}'}
+    assert report_value(listener)["dropped"] == [
+        {"reason": "wrong type", "count": 2, "detail": signal} | example for signal in ("co2", "water")
+    ]
+
+
+def test_senders_cannot_fill_the_memory_with_names() -> None:
+    listener = heard(*(told(f"skov/farm1/house1/s{k}", "junk") for k in range(DROPS_KEPT + 50)))
+    assert len(listener.dropped) == DROPS_KEPT + 1
+    assert sum(dropped.count for dropped in listener.dropped.values()) == DROPS_KEPT + 50
 
 
 def test_news_are_told_once_as_they_come() -> None:
