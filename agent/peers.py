@@ -92,6 +92,7 @@ class Peers:
         self._groups: dict[tuple[str, str], _Group] = {}
         self._peer_of: dict[SeriesKey, _Peer] = {}
         self._compared_bases: set[str] = set()  # whatever measures them is heard: neighbours are asked, too
+        self._from_number = 0  # older buckets are never looked at: a replay of weeks does not fill the memory
         self._keys: tuple[SeriesKey, ...] = ()
         self._is_compared = np.empty(0, np.bool_)
 
@@ -106,13 +107,17 @@ class Peers:
         """Take the good readings of sensors that have peers."""
         if readings.keys is not self._keys:
             self._keys = readings.keys
-            for key in readings.keys:
-                self._join(key)
-            self._is_compared = np.array([base_of(key.signal) in self._compared_bases for key in readings.keys], bool)
+            # all join before any is asked; one house may say what its own must agree within, another nothing at all
+            peers = [self._join(key) for key in readings.keys]
+            self._is_compared = np.array(
+                [p is not None and base_of(p.key.signal) in self._compared_bases for p in peers], bool
+            )
         if not len(readings) or not self._is_compared.any():
             return
-        which = np.flatnonzero(self._is_compared[readings.key] & (readings.quality == Quality.GOOD))
-        columns = (readings.key[which], -(-readings.at_ms[which] // BUCKET_MS), readings.value[which])
+        numbers = -(-readings.at_ms // BUCKET_MS)
+        wanted = self._is_compared[readings.key] & (readings.quality == Quality.GOOD) & (numbers >= self._from_number)
+        which = np.flatnonzero(wanted)
+        columns = (readings.key[which], numbers[which], readings.value[which])
         for key, number, value in zip(*(column.tolist() for column in columns), strict=True):
             buckets = self._peer_of[readings.keys[key]].buckets
             bucket = buckets.get(number)
@@ -152,8 +157,9 @@ class Peers:
             if len(group.peers) > 1:
                 near = self._neighbours(house, base, levels, ages) if house else None
                 changed += _compared(group, at_ms, number, near)
+        self._from_number = number - FRESH_BUCKETS + 1
         for peer in self._peer_of.values():
-            for old in [bucket for bucket in peer.buckets if bucket <= number - FRESH_BUCKETS]:
+            for old in [bucket for bucket in peer.buckets if bucket < self._from_number]:
                 del peer.buckets[old]
         return changed
 

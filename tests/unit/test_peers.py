@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -140,3 +141,22 @@ def test_what_lasts_at_the_end_of_a_recording_ends_there() -> None:
     end = START + timedelta(hours=36)
     assert peers.close(end) == [found[0]._replace(to_ms=to_ms(end))]
     assert peers.doubts()[TWO].score == pytest.approx(8 / 5, abs=0.1)
+
+
+def test_a_house_that_says_nothing_of_a_signal_that_another_compares_is_no_peer() -> None:
+    house = House(id="house1", signals={"dust": SignalOverride(agree_within=3)})
+    peers = Peers(Config(house=(house, House(id="house2"))).signal)
+    courses = {SeriesKey("house1", "dust-1"): day, SeriesKey("house1", "dust-2"): day, SeriesKey("house2", "dust"): day}
+    assert play(courses, 2, peers=peers)[1] == []
+
+
+def test_a_replay_of_weeks_does_not_fill_the_memory() -> None:
+    peers, _ = play({ONE: day, TWO: day}, 1)
+    builder = ReadingsBuilder()
+    for hour in range(24 * 30):
+        builder.add(ONE, to_ms(START - timedelta(hours=hour)), 25.0, TimeQuality.SENDER, to_ms(START))
+    tracemalloc.start()
+    peers.hear(builder.build())
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 10_000
