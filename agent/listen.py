@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from agent.config import NAME_PATTERN, Config, parse_config
 from agent.dialects import COUNTED_ONLY, Decoder, Refusal
@@ -343,10 +343,7 @@ def _dialect_of(topic: str, payloads: Sequence[bytes]) -> str | None:
 def _guess(topic: str, payload: bytes) -> str | None:
     if topic.startswith("spBv1.0/"):
         return "sparkplug" if len(topic.split("/")) in {4, 5} else None
-    try:
-        document = json.loads(payload)
-    except (ValueError, RecursionError):
-        return None
+    document = _document(payload)
     if isinstance(document, (int, float)):
         return "value"
     first = document[0] if isinstance(document, list) and document else document
@@ -358,6 +355,14 @@ def _guess(topic: str, payload: bytes) -> str | None:
         return "senml" if {"n", "bn"} & first.keys() else None
     numbers = {name for name, value in first.items() if isinstance(value, (int, float)) and name not in _TIMES}
     return "flat" if numbers else None
+
+
+def _document(payload: bytes) -> object:
+    """Return what a payload in JSON holds; None where it is none."""
+    try:
+        return cast("object", json.loads(payload))
+    except (ValueError, RecursionError):
+        return None
 
 
 def _template(dialect: str, topics: list[str], houses: set[str], site: str) -> str:
@@ -411,7 +416,7 @@ def _senders(dialect: str, payloads: Sequence[bytes]) -> set[str]:
     """Return the devices, or beginnings of names, that payloads come from."""
     found = set()
     for payload in payloads:
-        document = json.loads(payload)
+        document = _document(payload)  # the others of its topic may be junk
         for record in document if isinstance(document, list) else [document]:
             word = record.get("deviceId" if dialect == "dol" else "bn") if isinstance(record, dict) else None
             if isinstance(word, str) and word:

@@ -182,3 +182,10 @@ def test_no_junk_stops_the_listener(topic: str, wire: bytes) -> None:
     listener = heard(told(topic, wire), told("barn/1/temp", 20))
     json.dumps(report_value(listener))
     assert list(report_lines(listener))
+
+
+def test_junk_among_what_a_dialect_reads_spoils_no_suggestion() -> None:
+    good = {"deviceId": "d1", "sensorId": "s", "type": "CO2", "unit": "ppm", "value": 900}
+    listener = heard(told("dol/data", good), told("dol/data", good, 60), told("dol/data", b"junk{", 61))
+    (source,) = tomllib.loads(suggested(listener)[0])["source"]
+    assert (source["dialect"], source["houses"]) == ("dol", {"d1": "house1"})
