@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agent.dialects.values import Parse
 
 VERSION = 10  # RFC 8428, 4.4
+_VERSIONS = range(1, VERSION + 1)
 RELATIVE_BELOW = 2**28  # seconds: smaller times are relative to now (4.5.3)
 LONGEST_NAME = 255  # characters; the RFC sets no limit
 
@@ -87,7 +88,8 @@ class Packs:
                 taken.append(Refused(Refusal.WRONG_TYPE))
                 continue
             version = record.get("bver", VERSION)
-            if type(version) is not int or not 0 < version <= VERSION:
+            # a whole number; as a float it comes from a pack that strict JSON refused for one bad value
+            if isinstance(version, bool) or version not in _VERSIONS:
                 return [Refused(Refusal.NOT_UNDERSTOOD, f"bver {version!r}")]  # of the whole pack
             wrong = base.update(record)
             unknown = [label for label in record if label.endswith("_")]

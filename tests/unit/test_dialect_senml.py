@@ -243,3 +243,9 @@ def test_numbers_that_json_does_not_know_spoil_their_record_alone() -> None:
     decoded = decode(b'[{"n": "co2", "v": NaN}, {"n": "humidity", "v": 60}]')
     assert [row[0] for row in rows(decoded)] == ["humidity"]
     assert reasons(decoded) == ["not finite: co2"]
+
+
+def test_a_value_that_is_no_number_does_not_make_its_pack_one_of_another_version() -> None:
+    decoded = decode(b'[{"bver": 5, "n": "co2", "v": 900}, {"n": "light", "v": NaN}]')
+    assert [row[0] for row in rows(decoded)] == ["co2"]
+    assert reasons(decoded) == ["not finite: light"]
