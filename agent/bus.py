@@ -501,13 +501,16 @@ class BrokerWindow:
     We ask for RECEIVE_MAXIMUM; brokers may allow fewer without a word (EMQX 32, mosquitto 20 before MQTT 5). Then each
     turn ends with the same number waiting and nothing more coming. From then on a turn ends as soon as so many wait,
     instead of idling through its interval. A farm that just sends so many at a time loses nothing by it, and as soon as
-    more than that wait, it was no limit. It is told once the next ones come the moment we acknowledge.
+    more than that wait, it was no limit. Where the next ones come soon after we acknowledge, turn after turn, one turn
+    waits through its interval: if no more come, it is a limit, and told; if more do, it is a farm that sends more than
+    it did.
     """
 
     size: int = RECEIVE_MAXIMUM
     is_certain: bool = False
     _count: int = 0
     _turns: int = 0
+    _tried: int = 0  # the size that is put to the test in this turn; 0: none is
 
     def learn(self, count: int, slept_share: float, quiet_share: float) -> bool:
         """Take how a turn went; tell whether it is news what the window is.
@@ -517,22 +520,27 @@ class BrokerWindow:
             slept_share: how much of its interval it waited for them.
             quiet_share: how much of its interval passed since the last of them came.
         """
+        stalled = count > 0 and slept_share >= 1 and quiet_share >= QUIET_SHARE
+        if self._tried:
+            if count <= self._tried and slept_share < 1:
+                return False  # something else ended the turn: the next one is the test
+            self.is_certain = stalled and count == self._tried
+            self.size, self._tried = self._tried if self.is_certain else RECEIVE_MAXIMUM, 0
+            return self.is_certain
         if count > self.size:
             was_certain = self.is_certain
             self.size, self.is_certain, self._turns = RECEIVE_MAXIMUM, False, 0
             return was_certain
         if self.size == RECEIVE_MAXIMUM:
-            stalled = count > 0 and slept_share >= 1 and quiet_share >= QUIET_SHARE
             self._turns = 0 if not stalled else self._turns + 1 if count == self._count else 1
             self._count = count
             if self._turns == CERTAIN_TURNS:
                 self.size, self._turns = count, 0
             return False
         self._turns = self._turns + 1 if count == self.size and slept_share < 1 - QUIET_SHARE else 0
-        if self.is_certain or self._turns < CERTAIN_TURNS:
-            return False
-        self.is_certain = True
-        return True
+        if not self.is_certain and self._turns == CERTAIN_TURNS:
+            self.size, self._tried, self._turns = RECEIVE_MAXIMUM, self.size, 0
+        return False
 
 
 def probe(mqtt: Mqtt, client_id: str, timeout_s: float) -> str | None:

@@ -292,10 +292,27 @@ def test_the_window_of_a_broker_is_believed_only_where_it_must_be() -> None:
     assert (window.size, window.is_certain) == (20, False)
     for _ in range(10):  # as a farm does that sends twenty each second: nothing to complain of
         assert not window.learn(20, slept_share=0.9, quiet_share=0.0)
-    assert [window.learn(20, slept_share=0.0, quiet_share=0.0) for _ in range(CERTAIN_TURNS)][-1]
-    assert window.is_certain
+    for _ in range(CERTAIN_TURNS):
+        assert not window.learn(20, slept_share=0.0, quiet_share=0.0)
+    assert (window.size, window.is_certain) == (RECEIVE_MAXIMUM, False)  # put to the test: do more come if we wait?
+    assert not window.learn(7, slept_share=0.4, quiet_share=0.0)  # a command came in
+    assert window.learn(20, slept_share=1.0, quiet_share=0.9)
+    assert (window.size, window.is_certain) == (20, True)
     assert window.learn(21, slept_share=0.0, quiet_share=0.0)  # it was no limit, then
     assert (window.size, window.is_certain) == (RECEIVE_MAXIMUM, False)
+
+
+def test_a_farm_that_grows_does_not_pass_for_a_broker_with_a_small_window() -> None:
+    window = BrokerWindow()
+    for _ in range(CERTAIN_TURNS):  # one house, once a second
+        assert not window.learn(1, slept_share=1.0, quiet_share=0.8)
+    commits = seconds = 0.0
+    while seconds < 60:  # eight houses, each once a second, evenly: of a wider window each turn would take eight
+        count = min(window.size, 8)
+        assert not window.learn(count, slept_share=count / 8, quiet_share=0.0)
+        commits, seconds = commits + 1, seconds + count / 8
+    assert not window.is_certain
+    assert commits < 70
 
 
 def test_retained_messages_are_marked_and_live_ones_are_not(make_bus: Callable[..., Bus]) -> None:
