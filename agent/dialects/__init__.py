@@ -147,7 +147,9 @@ class _Batch:
         if refusal in COUNTED_ONLY:
             return
         if len(self.rejected) < REJECTED_KEPT:
-            reason = f"{refusal}: {detail[:_DETAIL]}" if detail else str(refusal)
+            # half a surrogate pair, which JSON can hold, can neither be stored nor shown
+            detail = detail[:_DETAIL].encode(errors="replace").decode()
+            reason = f"{refusal}: {detail}" if detail else str(refusal)
             self.rejected.append(Rejected(message.topic, reason, message.payload[:FIRST_BYTES], message.received_ms))
 
 

@@ -74,6 +74,10 @@ topics = (
 @example("skov/farm1/house1", b'{"at":' + b"[" * 900 + b"]" * 900 + b', "a":1}', False, True)
 @example("skov/farm1/house1/temperature", b'{"value":1,"at":' + b"9" * 4000 + b"}", False, True)
 @example("skov/farm1/house1/temperature", b'"\\ud800"', False, True)
+@example("skov/farm1/house1", b'{"\\ud800": 1, "at": 1795000000}', False, True)
+@example("skov/farm1/house1", b'{"at": "\\ud800", "co2": 900}', False, True)
+@example("dol/house1", b'{"value": 1, "sensorId": "\\ud800", "type": "x", "timestamp": "\\ud800"}', False, True)
+@example("senml/house1", b'[{"\\ud800_": 1, "v": 1}]', False, True)
 @example("skov/farm1/house1/temperature", b'\xef\xbb\xbf{"value": 1}', False, True)
 def test_whatever_bytes_come_in_the_answer_is_readings_or_a_reason(
     topic: str, payload: bytes, dup: bool, trusted: bool
@@ -84,6 +88,7 @@ def test_whatever_bytes_come_in_the_answer_is_readings_or_a_reason(
     refused = sum(count for refusal, count in decoded.counts.items() if refusal not in COUNTED_ONLY)
     assert refused == len(decoded.rejected)
     assert all(len(rejected.first_bytes) <= FIRST_BYTES and rejected.reason for rejected in decoded.rejected)
+    assert all(rejected.reason.encode() for rejected in decoded.rejected)  # else the store would not take it
     assert all(math.isfinite(value) for value in decoded.readings.value)
     assert all(946_684_800_000 <= at <= 4_102_444_800_000 for at in decoded.readings.at_ms)
 
