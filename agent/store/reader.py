@@ -347,6 +347,15 @@ def sync_notes(sync_db: Path) -> dict[str, str]:
         return {}
 
 
+def begun_seals(sync_db: Path, generation: str) -> dict[str, int]:
+    """Return up to which row the courier has begun to seal each stream of a generation; empty where nobody knows."""
+    try:
+        with closing(read_only(sync_db)) as db:
+            return dict(db.execute("SELECT stream, last_seq FROM intents WHERE generation = ?", (generation,)))
+    except sqlite3.Error:  # absent, unreadable, half made
+        return {}
+
+
 def sealed_watermarks(sync_db: Path, generation: str) -> dict[str, int] | None:
     """Return up to which row the courier has sealed each stream of a generation; None where there is no such record."""
     try:

@@ -24,10 +24,11 @@ from agent.store.quarantine import (
     lost_content,
     put_aside,
     put_wal_aside,
+    sealed_in_lake,
     take_over,
     unreadable_wal,
 )
-from agent.store.reader import lake_high, sealed_watermarks, sealing_held
+from agent.store.reader import begun_seals, lake_high, sealed_watermarks, sealing_held
 from agent.store.reserve import Reserve
 from agent.store.restore import restore
 from agent.store.rows import (
@@ -768,7 +769,12 @@ def _leave_what_was_sealed(db: sqlite3.Connection, path: Path, sync_db: Path) ->
     to the lake, and soon pruned. Under a new one all that the copy holds is sealed once more.
     """
     generation = meta_of(db)["generation"]
-    sealed = sealed_watermarks(sync_db, generation) or {}
+    marks, begun = sealed_watermarks(sync_db, generation) or {}, begun_seals(sync_db, generation)
+    lake = sync_db.with_name("lake")  # sync.db knows only the last generation; the lake's names know all
+    sealed = {
+        stream: max(marks.get(stream, 0), begun.get(stream, 0), sealed_in_lake(lake, generation, stream))
+        for stream in STREAMS
+    }
     beyond = {stream: seq for stream in STREAMS if (seq := sealed.get(stream, 0)) > last_seq_of(db, stream)}
     if not beyond:
         return

@@ -611,6 +611,37 @@ def test_an_older_copy_that_is_put_back_begins_a_new_generation(path: Path, capl
         assert (store.gateway, store.generation) == after
 
 
+def test_a_copy_that_is_put_back_twice_begins_a_new_generation_each_time(path: Path) -> None:
+    """sync.db knows only the last generation; what the first one sealed stands in the names of the lake."""
+    with Store.open(path) as store:
+        fill(store, 50)
+        first = store.generation
+    copy = path.read_bytes()
+    folder = path.parent / "lake" / "readings" / "site=farm1" / "date=2026-03-01"
+    folder.mkdir(parents=True)
+    (folder / f"{store.gateway}-{first}-1-3100.parquet").touch()
+    seal(path, first, 3100)
+    generations = {first}
+    for _ in range(2):
+        path.write_bytes(copy)
+        with Store.open(path) as store:
+            generations.add(store.generation)
+        seal(path, store.generation, 3000)
+    assert len(generations) == 3
+
+
+def test_a_seal_that_was_begun_counts_as_sealed(path: Path) -> None:
+    with Store.open(path) as store:
+        store.append(many(3), at_ms=T)
+        generation = store.generation
+    seal(path, generation, 2)
+    with closing(sqlite3.connect(path.with_name("sync.db"))) as db, db:
+        db.execute("CREATE TABLE intents (stream, generation, last_seq)")
+        db.execute("INSERT INTO intents VALUES ('readings', ?, 5)", (generation,))
+    with Store.open(path) as store:
+        assert store.generation != generation
+
+
 @pytest.mark.parametrize(
     ("stream", "sealed_seq", "is_kept"),
     [

@@ -452,7 +452,7 @@ def test_readings_give_way_before_a_seal_that_finds_no_room(farm: Farm, monkeypa
     for name in ("step", "seal_next"):
         owner = Ladder if name == "step" else Outbox
         monkeypatch.setattr(owner, name, _noting(order, name, getattr(owner, name)))
-    monkeypatch.setattr("agent.store.file.RESERVE_SHARE", 1.0)
+    monkeypatch.setattr("agent.store.file.KEPT_FREE_SHARE", 1.0)
     monkeypatch.setattr("agent.store.file.KEPT_FREE_BYTES", 2**62)
     farm.courier._room_due = 0.0
     farm.clock.at += timedelta(hours=1)
