@@ -12,6 +12,8 @@ What a device says of itself (connection, inactive sensors, batteries, camera) i
 
 from __future__ import annotations
 
+from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -141,15 +143,27 @@ class Sensors:
 
         A sensor that replaces another has its name once the other has been silent for an hour.
         """
-        if not isinstance(at, (int, float)) or not 0 <= at < SECONDS_BELOW:
-            at = 0.0  # refused later, or told by the arrival: then the first sensor keeps the name
-        holder, last_at = self._holders.get((house, signal), (sensor, at))
-        if holder != sensor and at - last_at < HOLDS_S:
+        at_s = _seconds(at)
+        holder, last_s = self._holders.get((house, signal), (sensor, at_s))
+        if holder != sensor and at_s - last_s < HOLDS_S:
             return False
         if len(self._holders) >= SENSORS_KEPT:
             self._holders.clear()
-        self._holders[house, signal] = (sensor, max(at, last_at) if holder == sensor else at)
+        self._holders[house, signal] = (sensor, max(at_s, last_s) if holder == sensor else at_s)
         return True
+
+
+def _seconds(at: object) -> float:
+    """Return a sender's time in seconds, near enough to tell an hour of silence.
+
+    0 for what is refused later, or told by the arrival: then the first sensor keeps its name.
+    """
+    if isinstance(at, str):
+        with suppress(ValueError, OverflowError):
+            return datetime.fromisoformat(at[:LONGEST_WORD]).timestamp()
+    if isinstance(at, (int, float)) and 0 <= at < SECONDS_BELOW * 1000:
+        return float(at) if at < SECONDS_BELOW else at / 1000
+    return 0.0
 
 
 def _text(word: object) -> str:

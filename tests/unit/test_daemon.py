@@ -21,7 +21,7 @@ from agent.errors import StoreError
 from agent.grid import INSTANTS_PER_TURN, PATIENCE_S, Grid
 from agent.predict import Predictor
 from agent.status import status_value
-from agent.store import Store, StoreReader
+from agent.store import PRUNE_ROWS, Store, StoreReader
 from agent.topics import Topics
 from agent.watch import GRID
 from tests.sparkplug_b import metric, payload
@@ -814,6 +814,14 @@ def test_a_week_without_a_seal_costs_detail_and_it_is_said(site: Site) -> None:
     assert "nothing was sealed for 7 days" in site.agent.health.degraded["history"]
     assert "degraded" in site.rows("events")["kind"]
     assert sum(site.rows("readings_15min")["n"]) + len(site.rows("readings")["seq"]) == 2 * (9 * 30 + 2)
+
+
+def test_pruning_goes_on_soon_where_there_is_more(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A farm of 1,200 readings a second has more each ten minutes than one call takes."""
+    pruned = [0, PRUNE_ROWS, PRUNE_ROWS, 10]
+    monkeypatch.setattr(Store, "prune", lambda *_args, **_limits: pruned.pop())
+    site.minutes(15)  # at once few; ten minutes later a full call, another with the next turn, and then none is left
+    assert pruned == []
 
 
 def test_a_full_disk_that_sync_tells_of_stands_in_the_health(site: Site) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,6 +13,9 @@ from agent.dialects import Decoded, Decoder, Refusal
 from agent.dialects.dol import HOLDS_S
 from agent.domain import Message, Quality, TimeQuality
 from agent.quality import QualityJudge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 AT_S = 1_724_918_340
 NOW_MS = (AT_S + 60) * 1000
@@ -156,12 +161,16 @@ def test_two_sensors_of_one_type_do_not_pass_for_one() -> None:
     assert [r.reason for r in decoded.rejected] == ["second sensor of one name: temperature of 70b3-3"]
 
 
-def test_a_new_sensor_takes_over_from_one_that_has_been_silent() -> None:
+@pytest.mark.parametrize(
+    "written", [int, lambda at_s: at_s * 1000, lambda at_s: datetime.fromtimestamp(at_s, UTC).isoformat()]
+)
+def test_a_new_sensor_takes_over_from_one_that_has_been_silent(written: Callable[[float], object]) -> None:
     decoder = Decoder(BY_TOPIC)
-    new = AMMONIA | {"sensorId": "70b3-7", "timestamp": AT_S + HOLDS_S - 3600 + 1}
-    assert [len(decoder.decode([told(m)]).readings) for m in (AMMONIA, new)] == [1, 0]
-    new["timestamp"] = AT_S + HOLDS_S
-    assert [len(decoder.decode([told(m)]).readings) for m in (new, AMMONIA)] == [1, 0]
+    old = AMMONIA | {"timestamp": written(AT_S)}
+    new = AMMONIA | {"sensorId": "70b3-7", "timestamp": written(AT_S + HOLDS_S - 3600 + 1)}
+    assert [len(decoder.decode([told(m)]).readings) for m in (old, new)] == [1, 0]
+    new["timestamp"] = written(AT_S + HOLDS_S)
+    assert [len(decoder.decode([told(m)]).readings) for m in (new, old)] == [1, 0]
 
 
 @pytest.mark.parametrize("at", [10**400, float("inf"), float("nan"), -1e308, "soon", None, [1], True])
