@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -29,6 +29,7 @@ from sync.wire import GatewayStatus, LakeStatus, StreamStatus
 
 if TYPE_CHECKING:
     import threading
+    from pathlib import Path
 
     from agent.clock import Clock
     from agent.config import Config
@@ -347,7 +348,7 @@ def _carry_on(config: Config, clock: Clock, cloud: Cloud | None, stop: threading
         return
     with ExitStack() as stack:
         stack.enter_context(closing(store))
-        inode = config.data.house_db.stat().st_ino
+        opened = _files_of(config.data.house_db)
         outbox = stack.enter_context(Outbox.open(config.data.sync_db, config.data.lake, store, config.site.id))
         courier = Courier(config, clock, store, outbox, cloud)
         stack.callback(courier.finish)
@@ -355,7 +356,7 @@ def _carry_on(config: Config, clock: Clock, cloud: Cloud | None, stop: threading
         while not stop.is_set():
             courier.turn()
             notifier.watchdog()
-            if not _is_same(config, inode):
+            if _files_of(config.data.house_db) != opened:
                 log.warning("%s was replaced; going on with the new one", config.data.house_db)
                 return
 
@@ -375,9 +376,11 @@ def _wait_for_store(config: Config, stop: threading.Event, notifier: Notifier) -
     return None
 
 
-def _is_same(config: Config, inode: int) -> bool:
-    """Tell whether house.db is still the file that was opened."""
-    try:
-        return config.data.house_db.stat().st_ino == inode
-    except FileNotFoundError:
-        return False
+def _files_of(house_db: Path) -> tuple[int, ...]:
+    """Return by which files a database is known to be the one that was opened: itself, and the index of its WAL.
+
+    The agent removes that index with a WAL that was damaged; who goes on with the old one reads old pages for ever.
+    """
+    with suppress(FileNotFoundError):
+        return tuple(path.stat().st_ino for path in (house_db, house_db.with_name(house_db.name + "-shm")))
+    return ()

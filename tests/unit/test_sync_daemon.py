@@ -356,6 +356,28 @@ def test_a_service_waits_for_its_house_db_and_follows_a_new_one(tmp_path: Path) 
     assert not service.is_alive()
 
 
+def test_a_service_follows_a_house_db_whose_damaged_wal_was_put_aside(tmp_path: Path) -> None:
+    """Its own view of the WAL would show it old pages for ever."""
+    config = _config(tmp_path, f"file://{tmp_path}/cloud")
+    house_db = config.data.house_db
+    with Store.open(house_db) as store:
+        store.record(warnings=[_warning(NOW)])
+    stop = threading.Event()
+    service = threading.Thread(target=run, args=(config, SystemClock(), stop))
+    service.start()
+    try:
+        folder = tmp_path / "cloud" / "warnings" / "site=farm1" / "date=2026-11-22"
+        _wait_for(folder / f"{store.gateway}-{store.generation}-1-1.parquet")
+        for end in ("-wal", "-shm"):
+            house_db.with_name(house_db.name + end).unlink()
+        with Store.open(house_db) as store:
+            store.record(warnings=[_warning(NOW)])
+            _wait_for(folder / f"{store.gateway}-{store.generation}-2-2.parquet")
+    finally:
+        stop.set()
+        service.join(PATIENCE_S)
+
+
 def test_a_service_rebuilds_a_sync_db_that_breaks_under_it_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
