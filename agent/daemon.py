@@ -41,7 +41,7 @@ from agent.orders import Orders
 from agent.peers import Peers
 from agent.predict import Predictor
 from agent.quality import Known, QualityJudge
-from agent.readings import HouseSplitter
+from agent.readings import EMPTY, HouseSplitter, joined
 from agent.site import STORE, SiteWarnings, Trouble
 from agent.store import PRUNE_ROWS, RESERVE_BYTES, is_nearly_full, sync_notes
 from agent.timekeeper import Timekeeper, steady
@@ -73,6 +73,8 @@ PRUNE_ON_S = 5.0  # where there is more to prune: half a second of work each tim
 FORGET_EVERY_S = 3_600.0
 BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
 AHEAD_MS = 86_400_000  # what is dated further ahead of its arrival is stored, and not observed
+OBSERVE_AT_ONCE = 5_000  # readings that wait for the houses to observe them, and for how long
+OBSERVE_WITHIN_S = 5.0
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
 _SAID_ONCE = {"session_lost", "disk_full"}  # events of the gateway, which nothing that comes later would bring again
@@ -103,6 +105,8 @@ class Agent:
         self._lost_sessions = 0
         self._held: list[Message] = []  # not acknowledged, because the store failed
         self._stored = 0  # so many of them are in the store already
+        self._unobserved: list[Readings] = []  # stored, and all of the same keys
+        self._observe_by = 0.0
         self._found: list[QualityInterval] = []  # intervals that the houses have not been told of yet
         self._noticed: list[Event] = []  # intervals of bad quality that are not recorded yet
         self._held_until = 0.0
@@ -131,6 +135,7 @@ class Agent:
         In mid-run, too, when the time was corrected: what else goes on (Sparkplug's numbers, what is said of the
         gateway, what was written to the card) is not touched.
         """
+        self._unobserved = []  # they come from the store
         self.quality = QualityJudge(self.config.signal)
         self.peers = Peers(self.config.signal)
         self.watches = [
@@ -180,7 +185,7 @@ class Agent:
         """Take what came in through the whole program, once."""
         self._keep_time()  # a clock that stepped: what it dated wrongly is dated anew
         readings = self._append(messages)  # one transaction, on the disk when it returns; only new rows come back
-        self._observe(readings)  # each house takes what is its own
+        self._wait_or_observe(readings)  # each house takes what is its own, before anything is judged
         self._obey(messages)
         if self.bus.acknowledge(messages):  # only now may the broker forget them
             self.store.acknowledged()
@@ -227,6 +232,29 @@ class Agent:
         self._requests.update(decoded.requests)
         self._stored = len(messages)
         return stored
+
+    def _wait_or_observe(self, readings: Readings) -> None:
+        """Let the houses observe what was stored: at once where an instant is due, else that of some turns together.
+
+        What a turn costs each house is more than what its few readings cost. Nobody looks at the windows in between,
+        and what a crash takes from here is read from the store again.
+        """
+        monotonic = self.clock.monotonic()
+        if self._unobserved and readings.keys is not self._unobserved[0].keys:
+            self._observe_all()
+        if not self._unobserved:
+            self._observe_by = monotonic + OBSERVE_WITHIN_S
+        if len(readings):
+            self._unobserved.append(readings)
+        is_many = sum(map(len, self._unobserved)) >= OBSERVE_AT_ONCE
+        is_due = self.grid.last + GRID <= self.clock.now()
+        if is_due or is_many or self._found or monotonic >= self._observe_by:
+            self._observe_all()
+
+    def _observe_all(self) -> None:
+        if self._unobserved or self._found:
+            waiting, self._unobserved = self._unobserved, []
+            self._observe(joined(waiting) if waiting else EMPTY)
 
     def _observe(self, readings: Readings) -> None:
         if readings.last_seq:

@@ -94,6 +94,22 @@ class HouseSplitter:
         self._keys = keys
 
 
+def joined(blocks: Sequence[Readings]) -> Readings:
+    """Return blocks that share one and the same ``keys`` as one block, in their order; at least one block."""
+    if len(blocks) == 1:
+        return blocks[0]
+    return Readings(
+        blocks[0].keys,
+        np.concatenate([block.key for block in blocks]),
+        np.concatenate([block.at_ms for block in blocks]),
+        np.concatenate([block.value for block in blocks]),
+        np.concatenate([block.quality for block in blocks]),
+        np.concatenate([block.time_quality for block in blocks]),
+        np.concatenate([block.received_ms for block in blocks]),
+        max(block.last_seq for block in blocks),
+    )
+
+
 EMPTY = Readings(
     (),
     np.empty(0, np.int32),

@@ -14,7 +14,7 @@ import pytest
 
 from agent.bus import Bus, BusCounters
 from agent.config import Config
-from agent.daemon import MESSAGES_PER_TURN, Agent
+from agent.daemon import MESSAGES_PER_TURN, OBSERVE_WITHIN_S, Agent
 from agent.dialects import Decoder
 from agent.domain import HouseState, Message, WarningState, to_ms
 from agent.errors import StoreError
@@ -430,20 +430,40 @@ def test_a_reading_that_came_again_is_stored_and_seen_once(site: Site) -> None:
     assert site.store.counters.duplicates == 1
 
 
+def test_readings_wait_for_company_but_not_beyond_five_seconds_nor_an_instant(site: Site) -> None:
+    watch, seen = site.agent.watches[0], []
+    for _ in range(12):
+        site.turn(site.reading())
+        seen.append(watch.last_reading_at())
+        site.clock.wait(1)
+    times = [at for at in seen if at is not None]
+    assert seen[0] is None
+    assert 2 <= len(set(times)) <= 3
+    assert START + timedelta(seconds=12 - OBSERVE_WITHIN_S) <= times[-1]
+    site.clock.wait(-1 + (site.agent.grid.last + GRID - site.clock.at).total_seconds())
+    site.turn(site.reading())
+    site.clock.wait(1)
+    site.turn(site.reading(), site.reading("house2"))
+    assert watch.last_reading_at() == site.clock.at == site.agent.grid.last
+
+
 # --- commands
 
 
 @pytest.mark.parametrize("kind", ["increment", "counter"])
+@pytest.mark.parametrize("step_s", [2, 60])  # with the shorter one, the readings of some turns are observed together
 @pytest.mark.parametrize("seed", range(3))
-def test_no_amount_is_lost_or_doubled_by_restarts_and_redeliveries(tmp_path: Path, kind: str, seed: int) -> None:
+def test_no_amount_is_lost_or_doubled_by_restarts_and_redeliveries(
+    tmp_path: Path, kind: str, seed: int, step_s: int
+) -> None:
     """Store, windows and restarts together: what is stored after the last record is observed once more, and once."""
     chance = random.Random(seed)
     house = {"id": "house1", "signals": {"dead": {"kind": kind}}}
     site = Site(tmp_path, {"house": [house], "site": {"timezone": "Europe/Copenhagen"}})
     sent: list[Message] = []
     told: list[int] = []
-    for _ in range(150):
-        site.clock.wait(60)
+    for _ in range(150 if step_s == 60 else 400):
+        site.clock.wait(step_s)
         told.append(chance.randrange(3, 9))
         value = sum(told) if kind == "counter" else told[-1]
         document = {"value": value, "at": site.clock.at.isoformat()}
@@ -452,6 +472,8 @@ def test_no_amount_is_lost_or_doubled_by_restarts_and_redeliveries(tmp_path: Pat
         site.turn(sent[-1], *(replace(message, dup=True) for message in again))
         if chance.random() < 0.1:  # between two instants of the grid as well as after one
             site.restart()
+    site.clock.wait(60)
+    site.turn()
     first = 1 if kind == "counter" else 0  # before a counter's first total nobody knows
     totals = site.agent.watches[0].window.day_totals({"dead"}, START.date())
     assert sum(total for _, total in totals) == sum(told[first:])
