@@ -9,8 +9,11 @@ so that a model has to look at how restless a house has been lately, instead of 
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from multiprocessing import get_context
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -267,6 +270,26 @@ def is_usual(flock: FlockData, from_ms: int, to_ms: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Farms:
+    """Farms of ``houses`` each, placed at times spread over the year."""
+
+    ranges: RangeSet
+    count: int
+    houses: int
+    days: int
+    seed: int
+    rough: bool = True
+
+    def flocks(self, number: int) -> list[FlockData]:
+        """Return the flocks of one of them."""
+        start = datetime(2026, 1 + number * 12 // max(self.count, 1), 3, tzinfo=UTC)
+        seed = self.seed + number
+        return list(
+            flocks_of(self.ranges, houses=self.houses, days=self.days, seed=seed, start=start, rough=self.rough)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What to collect at each instant."""
 
@@ -325,6 +348,35 @@ def collect(
         np.array([row.actual for row in rows], np.float32),
         np.array([row.yesterday for row in rows], np.float32),
         np.array([row.weight_g for row in rows], np.float32),
+    )
+
+
+def samples_of(farms: Farms, wanted: Wanted, *, per_day: int, held: bool, processes: int = 1) -> Samples:
+    """Return samples of all flocks of some farms; see ``collect``. The number of processes changes nothing in them."""
+    one = partial(_samples_of_one, farms, wanted, per_day, held)
+    if processes == 1 or farms.count == 1:
+        return joined([one(number) for number in range(farms.count)])
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return joined(list(pool.map(one, range(farms.count))))
+
+
+def _samples_of_one(farms: Farms, wanted: Wanted, per_day: int, held: bool, number: int) -> Samples:  # noqa: FBT001 - mapped
+    return collect(farms.flocks(number), wanted, per_day=per_day, seed=farms.seed + number, held=held)
+
+
+def joined(parts: Sequence[Samples]) -> Samples:
+    """Return samples one after the other; flocks are numbered through."""
+    shift, flocks = 0, []
+    for part in parts:
+        flocks.append(part.flock + shift)
+        shift += int(part.flock.max(initial=-1)) + 1
+    return Samples(
+        {name: np.concatenate([part.tensors[name] for part in parts]) for name in parts[0].tensors},
+        np.concatenate([part.at_ms for part in parts]),
+        np.concatenate(flocks),
+        np.concatenate([part.actual for part in parts]),
+        np.concatenate([part.yesterday for part in parts]),
+        np.concatenate([part.weight_g for part in parts]),
     )
 
 
