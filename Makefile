@@ -9,11 +9,11 @@ LOCK := --universal --generate-hashes --python-version 3.11 --fork-strategy fewe
 	--custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install check chaos bench fuzz models evaluate wheel lock clean
+.PHONY: help demo test install check chaos bench fuzz models models-check evaluate wheel lock clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1|\2/' | column -t -s '|' 2>/dev/null \
-		|| grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST)
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | column -t -s '|' 2>/dev/null \
+		|| grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST)
 
 demo: install ## a whole farm on this machine: broker, birds, agent, sync; Ctrl-C ends it
 	$(BIN)/flockwatch demo $(DEMO)
@@ -56,6 +56,9 @@ fuzz: install ## junk for every payload dialect: COUNT=10000000 mutated messages
 
 models: install ## train the shipped bundles anew (minutes)
 	$(BIN)/python -m models_onnx.train
+
+models-check: install ## train them anew beside the shipped ones: byte for byte the same, or what differs
+	$(BIN)/python -m models_onnx.train --check
 
 evaluate: install ## say how good the shipped bundles are on flocks they have not seen
 	$(BIN)/python -m models_onnx.evaluate

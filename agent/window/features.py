@@ -45,7 +45,7 @@ class Plan:
     rows: NDArray[np.intp]
     of_feature: list[NDArray[np.intp]]  # for each feature the positions of its sensors within ``rows``
     is_amount: NDArray[np.bool_]  # [rows, 1]
-    least: F64  # the coverage that each feature needs, [features, 1]
+    least: F64  # the coverage that each feature needs, [features, 1, 1]
     grams: list[float]  # what one unit of each feature's signal is in the curves' grams
 
 
@@ -54,7 +54,7 @@ class Look:
 
     def __init__(self, ring: Ring, plan: Plan, steps: Steps, rhythm_s: F64, spoke_lately: NDArray[np.bool_]) -> None:
         self._ring, self._rows, self._numbers, self._spoke_lately = ring, plan.rows, steps.numbers, spoke_lately
-        first, last = int(steps.numbers[0, 0]), int(steps.numbers[-1, -1])
+        first, last = int(steps.numbers.min()), int(steps.numbers.max())
         head = NO_BUCKET if ring.head is None else ring.head
         self._each = self._picked(ring.n)
         if last > head or first <= head - ring.size:
@@ -127,8 +127,13 @@ class Look:
         return self._all_sums
 
     def _picked(self, kept: NDArray[AnyNumber]) -> NDArray[AnyNumber]:
-        """Return the buckets of the steps, [sensor, step, bucket]; their numbers follow each other: a slice, or two."""
+        """Return the buckets of the steps, [sensor, step, bucket].
+
+        As of one time their numbers follow each other: a slice, or two.
+        """
         begin, count, size = int(self._numbers[0, 0]) % self._ring.size, self._numbers.size, self._ring.size
+        if int(self._numbers[-1, -1]) - int(self._numbers[0, 0]) + 1 != count:
+            return kept[self._rows[:, None, None], self._numbers % size]
         rows = kept[self._rows]
         if begin + count <= size:
             found = rows[:, begin : begin + count]
@@ -143,8 +148,8 @@ class Scale:
     A step that began before the birds came has neither birds nor a curve.
     """
 
-    def __init__(self, steps: Steps, flock: FlockContext | None) -> None:
-        self._steps, self._flock = steps, flock
+    def __init__(self, start_ms: I64, end_ms: I64, flock: FlockContext | None) -> None:
+        self._start_ms, self._end_ms, self._flock = start_ms, end_ms, flock
         self._known: dict[tuple[str | None, str | None], F64] = {}
 
     def applied(self, feature: Feature, value: F64, grams: float) -> F64:
@@ -167,7 +172,7 @@ class Scale:
         known = self._known.get((per, reference))
         if known is not None:
             return known
-        start_ms, flock = self._steps.start_ms, self._flock
+        start_ms, flock = self._start_ms, self._flock
         if flock is None:
             divisor = np.full(len(start_ms), NAN)
         elif per is not None and reference is not None:
@@ -179,8 +184,7 @@ class Scale:
         return factor
 
     def _worked_out(self, name: str | None, flock: FlockContext) -> F64:
-        steps = self._steps
-        middle_ms = (steps.start_ms + steps.end_ms) // 2
+        middle_ms = (self._start_ms + self._end_ms) // 2
         if name == "live_bird":
             return flock.live_at(middle_ms)
         if name == "bird_placed":
@@ -189,7 +193,7 @@ class Scale:
         if name == "strain.weight_g":
             return curve_at(weight, flock.age_days(middle_ms))
         curve = eaten if name == "strain.feed_g" else weight
-        return curve_at(curve, flock.age_days(steps.end_ms)) - curve_at(curve, flock.age_days(steps.start_ms))
+        return curve_at(curve, flock.age_days(self._end_ms)) - curve_at(curve, flock.age_days(self._start_ms))
 
 
 def middle(values: F64) -> F64:

@@ -22,10 +22,12 @@ from models_onnx.evaluate.run import (
     farms,
     faults_found,
     healthy_traces,
+    samples_of,
     temperature_persistence,
     weighed_figures,
 )
-from models_onnx.train.run import gathered
+from models_onnx.train import expect as expect_training
+from models_onnx.train import weight as weight_training
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -50,19 +52,20 @@ def main(arguments: list[str] | None = None) -> int:
         print(e, file=sys.stderr)
         return e.exit_code
     say(f"{expect} and {weight}: simulating {size.farms} test farms of {size.houses} houses")
-    kept = list(farms(size))
-    samples = gathered(kept, per_day=(size.per_day, size.per_day), seed=1)
+    kept = farms(size)
+    expect_samples = samples_of(kept, expect_training.WANTED, size.per_day)
+    weight_samples = samples_of(kept, weight_training.WANTED, size.per_day)
     healthy = healthy_traces(kept[-1], expect, size)
-    expected = expected_figures(expect, samples.expect, healthy)
+    expected = expected_figures(expect, expect_samples, healthy)
     for x in expected:
         say(f"{x.name}: error {x.error:.4g} {x.unit}, yesterday {x.yesterday:.4g}, within p10..p90 {x.interval80:.0%}")
     found = faults_found(expect, size)
     for f in found:
         say(f"{f.fault}: {f.found} of {f.houses} found, median after {f.median_h:.1f} h")
-    weighed = weighed_figures(weight, samples.weight)
+    weighed = weighed_figures(weight, weight_samples)
     for w in weighed:
         say(f"weight {w.name}: error {w.error:.2f} %, within p10..p90 {w.interval80:.0%}")
-    persistence = temperature_persistence(samples.expect)
+    persistence = temperature_persistence(expect_samples)
     house_days = sum(trace.days for trace in healthy)
     chosen.out.write_text(report(size, expected, persistence, weighed, found, house_days), encoding="utf-8")
     say(f"wrote {chosen.out}")

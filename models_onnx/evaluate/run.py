@@ -13,18 +13,18 @@ from agent.window import DAY_MS
 from models_onnx.evaluate.baselines import WEIGHT_BASELINES
 from models_onnx.farm.faults import FAULTS, Fault
 from models_onnx.train import expect, weight
-from models_onnx.train.data import flocks_of
+from models_onnx.train.bundle import said_by
+from models_onnx.train.data import Farms, Samples, collect, flocks_of, joined
 from models_onnx.train.judging import deviations, rates_of, traces, warnings_at
 from models_onnx.train.net import pinball
-from models_onnx.train.run import farms_of, said_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from agent.predict import Model
-    from models_onnx.train.data import FlockData, Samples
+    from models_onnx.train.data import FlockData, Wanted
     from models_onnx.train.judging import Trace
 
     F64 = NDArray[np.float64]
@@ -214,7 +214,7 @@ def faults_found(model: Model, size: Size) -> list[Found]:
 def _first_warning(model: Model, flock: FlockData, fault: Fault) -> tuple[float, str] | None:
     """Return after how many hours the first warning rises while the fault lasts (and an hour), and of which output."""
     judges = judges_of(model)
-    [trace] = traces([flock], model, range(FAULT_DAY - 2, FAULT_DAY + 8))
+    [trace] = traces([flock], model, expect.HEADS, range(FAULT_DAY - 2, FAULT_DAY + 8))
     hits = []
     for number, head in enumerate(expect.HEADS):
         off = deviations(trace, number, head.floor)
@@ -228,11 +228,17 @@ def _first_warning(model: Model, flock: FlockData, fault: Fault) -> tuple[float,
     return min(hits, default=None)
 
 
-def farms(size: Size) -> Iterator[list[FlockData]]:
-    """Yield the flocks of each test farm."""
-    return farms_of("test", size.farms, size.houses, size.days, seed=SEED, rough=False)
+def farms(size: Size) -> list[list[FlockData]]:
+    """Return the flocks of each test farm."""
+    of = Farms("test", size.farms, size.houses, size.days, SEED, rough=False)
+    return [of.flocks(number) for number in range(size.farms)]
+
+
+def samples_of(farms: Sequence[Sequence[FlockData]], wanted: Wanted, per_day: int) -> Samples:
+    """Return instants of all flocks of those farms."""
+    return joined([collect(flocks, wanted, per_day=per_day, seed=1 + i, held=False) for i, flocks in enumerate(farms)])
 
 
 def healthy_traces(flocks: Sequence[FlockData], model: Model, size: Size) -> list[Trace]:
     """Return the courses of healthy flocks, every ten minutes."""
-    return traces(flocks[: size.judged_houses], model)
+    return traces(flocks[: size.judged_houses], model, expect.HEADS)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from agent.bundles import Bundle
     from agent.manifest import Feature, InputSpec, Output
+    from models_onnx.train.data import Samples
 
 SELFTEST_ROWS = 6
 MAX_RUNTIME_MS = 200.0  # under 1 ms for 20 houses on a desktop core, and a small gateway is ten times slower
@@ -58,6 +59,18 @@ def write_bundle(
     bundle = load_bundle(directory)
     Model(bundle)  # runs the self-test
     return bundle
+
+
+def for_selftest(samples: Samples) -> dict[str, NDArray[np.float32]]:
+    """Return a few instants of different flocks, ages and sensors."""
+    rows = np.linspace(0, len(samples) - 1, SELFTEST_ROWS).astype(np.intp)
+    return {name: values[rows] for name, values in samples.tensors.items()}
+
+
+def said_by(model: Model, samples: Samples) -> dict[str, NDArray[np.float64]]:
+    """Return what a model says at each instant, by output."""
+    houses = [{name: values[i] for name, values in samples.tensors.items()} for i in range(len(samples))]
+    return model.run(houses).outputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.manifest import Judge
-    from models_onnx.train.run import Size
+    from models_onnx.train.data import Farms
 
 _DATA = """
 ## Data
@@ -34,16 +34,15 @@ Apache-2.0, like the program. The simulator and the training are in this reposit
 """
 
 
-def _data(instants: int, size: Size) -> str:
+def _data(instants: int, farms: Farms, validation: Farms) -> str:
     return _DATA.format(
-        instants=instants,
-        flocks=size.train_farms * size.houses,
-        farms=size.train_farms,
-        validation=size.validation_farms,
+        instants=instants, flocks=farms.count * farms.houses, farms=farms.count, validation=validation.count
     )
 
 
-def expect_card(instants: int, size: Size, metrics: Mapping[str, float], limits: Mapping[str, Judge]) -> str:
+def expect_card(
+    instants: int, farms: Farms, validation: Farms, metrics: Mapping[str, float], limits: Mapping[str, Judge]
+) -> str:
     """Return the card of ``expect``."""
     rows = "\n".join(
         f"| {name} | {loss:g} | {limits[name].low:g} | {limits[name].high:g} | {limits[name].floor:g} |"
@@ -59,7 +58,7 @@ measured since against the answer.
 Six small networks (64 and 32 units) behind columns that compare the last hours with the same hours of the three days
 before, and the last days with the curve. Judging in hindsight, they also get the light and the temperatures of the very
 hour or day, so that a longer night or a hot afternoon explains itself. What is not measured is told as missing.
-{_data(instants, size)}
+{_data(instants, farms, validation)}
 ## How good
 
 On farms and flocks that it has never seen, of other ranges (`test`): `models_onnx/RESULTS.md`. On the validation farms,
@@ -84,7 +83,7 @@ per house-day and side with the agent's own delays:
 {_LICENCE}"""
 
 
-def weight_card(instants: int, size: Size, metrics: Mapping[str, float]) -> str:
+def weight_card(instants: int, farms: Farms, validation: Farms, metrics: Mapping[str, float]) -> str:
     """Return the card of ``weight``."""
     rows = "\n".join(f"| {name} | {value:g} |" for name, value in metrics.items())
     return f"""# weight 1.0.0
@@ -95,7 +94,7 @@ p10, p50 and p90 in g: from the automatic scale, feed and water so far, age, str
 One small network (64 and 32 units) answers for every horizon; it says the ratio to the breed's curve, so it starts from
 the best simple forecast (the curve, scaled to the last days) and learns what that misses: heavy birds that shun the
 scale from the fifth week on, feed eaten against weight shown, growth that speeds up or slows down.
-{_data(instants, size)}
+{_data(instants, farms, validation)}
 ## How good
 
 On farms and flocks that it has never seen, of other ranges (`test`), beside three simple forecasts:

@@ -9,9 +9,12 @@ so that a model has to look at how restless a house has been lately, instead of 
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from functools import lru_cache, partial
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 DAYS = FarmDays(ZoneInfo("UTC"))  # the simulated farm's
 SIGNALS = ("water", "feed", "temperature", "outside_temperature", "weight", "light")
 STEP_MS = 600_000
+AT_ONCE = 36  # instants whose tensors are made together: they fit into a processor's cache
 AFTER_THINNING = timedelta(hours=24)  # feed and water settle; the agent, too, judges nothing in that time
 
 # what is done to training and evaluation flocks alike; shares of flocks or instants, our judgement of how farms differ
@@ -267,6 +271,26 @@ def is_usual(flock: FlockData, from_ms: int, to_ms: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Farms:
+    """Farms of ``houses`` each, placed at times spread over the year."""
+
+    ranges: RangeSet
+    count: int
+    houses: int
+    days: int
+    seed: int
+    rough: bool = True
+
+    def flocks(self, number: int) -> list[FlockData]:
+        """Return the flocks of one of them."""
+        start = datetime(2026, 1 + number * 12 // max(self.count, 1), 3, tzinfo=UTC)
+        seed = self.seed + number
+        return list(
+            flocks_of(self.ranges, houses=self.houses, days=self.days, seed=seed, start=start, rough=self.rough)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
     """What to collect at each instant."""
 
@@ -274,6 +298,19 @@ class Wanted:
     expected: tuple[tuple[Feature, int], ...] = ()  # the actual value of each feature over so many seconds after it
     weight_days: tuple[int, ...] = ()  # the true weight at noon so many days later; then at slaughter
     yesterday: bool = False  # also what each expected feature was 24 h before
+
+    def by_length(self) -> dict[int, tuple[list[int], tuple[Feature, ...]]]:
+        """Return by length in s the columns of what is expected and their features."""
+        return {
+            length_s: ([i for i, (_, s) in enumerate(self.expected) if s == length_s], features)
+            for length_s, features in _features_by_length(self.expected).items()
+        }
+
+
+@lru_cache(maxsize=16)
+def _features_by_length(expected: tuple[tuple[Feature, int], ...]) -> dict[int, tuple[Feature, ...]]:
+    """Return the same tuples each time: the window's plans hang on them."""
+    return {length_s: tuple(f for f, s in expected if s == length_s) for _, length_s in expected}
 
 
 def collect(
@@ -291,52 +328,99 @@ def collect(
     is expected. ``days``: only those of the recording.
     """
     rng = np.random.default_rng([seed, 11])
-    rows: list[_Row] = []
-    by_length: dict[int, tuple[Feature, ...]] = {}
-    for feature, length_s in wanted.expected:
-        by_length[length_s] = (*by_length.get(length_s, ()), feature)
+    parts: list[Samples] = []
     for number, flock in enumerate(flocks):
         window = Window("house", {name: CATALOGUE[name] for name in SIGNALS}, DAYS)
         window.add(flock.blocks[0])
         for day in range(len(flock.blocks)):
             if day + 1 < len(flock.blocks):
                 window.add(flock.blocks[day + 1])  # so that what came after can be measured
-            for instant in _instants(rng, per_day, flock.rhythm) if day in days else ():
-                at_ms = flock.begin_ms + day * DAY_MS + instant * STEP_MS
-                if not flock.truth.placed_ms < at_ms < flock.truth.end_ms:
-                    continue
-                at = from_ms(at_ms)
-                masked = _held(rng, at) if held else None
-                is_forecast = held and rng.random() < FORECAST_SHARE
-                tensors = {
-                    spec.name: window.tensor(
-                        spec, at + _ahead(spec, is_forecast=is_forecast), flock.context, masked
-                    ).values
-                    for spec in wanted.inputs
-                }
-                actual = _actual(window, flock, at, wanted, by_length)
-                before = _before(window, flock, at, wanted, by_length) if wanted.yesterday else []
-                weights = _weights(flock, at_ms, wanted.weight_days)
-                rows.append(_Row(tensors, at_ms, number, actual, before, weights))
+            if day not in days:
+                continue
+            instants = [flock.begin_ms + day * DAY_MS + i * STEP_MS for i in _instants(rng, per_day, flock.rhythm)]
+            lived = [at_ms for at_ms in instants if flock.truth.placed_ms < at_ms < flock.truth.end_ms]
+            parts += [
+                _together(window, flock, number, lived[begin : begin + AT_ONCE], wanted, rng, held=held)
+                for begin in range(0, len(lived), AT_ONCE)
+            ]
+    return _one_after_the_other(parts, [part.flock for part in parts])
+
+
+def _together(
+    window: Window,
+    flock: FlockData,
+    number: int,
+    ats_ms: Sequence[int],
+    wanted: Wanted,
+    rng: np.random.Generator,
+    *,
+    held: bool,
+) -> Samples:
+    """Return the samples of one flock at some times of one day."""
+    ats = [from_ms(at_ms) for at_ms in ats_ms]
+    masked = [_held(rng, at) if held else {} for at in ats]
+    is_forecast = [held and bool(rng.random() < FORECAST_SHARE) for _ in ats]
+    tensors = {}
+    for spec in wanted.inputs:
+        ends = [at + _ahead(spec, is_forecast=unknown) for at, unknown in zip(ats, is_forecast, strict=True)]
+        tensors[spec.name] = window.tensors(spec, ends, flock.context, masked).astype(np.float32)
+    actual = _measured(window, flock, ats, wanted, timedelta(0))
+    for column, (_, length_s) in enumerate(wanted.expected):
+        known = [
+            at_ms + length_s * 1000 <= flock.truth.end_ms and is_usual(flock, at_ms, at_ms + length_s * 1000)
+            for at_ms in ats_ms
+        ]
+        actual[~np.array(known), column] = np.nan
     return Samples(
-        {name: np.stack([row.tensors[name] for row in rows]).astype(np.float32) for name in rows[0].tensors},
-        np.array([row.at_ms for row in rows], np.int64),
-        np.array([row.flock for row in rows], np.int64),
-        np.array([row.actual for row in rows], np.float32),
-        np.array([row.yesterday for row in rows], np.float32),
-        np.array([row.weight_g for row in rows], np.float32),
+        tensors,
+        np.array(ats_ms, np.int64),
+        np.full(len(ats), number, np.int64),
+        actual,
+        _measured(window, flock, ats, wanted, -timedelta(days=1)) if wanted.yesterday else actual[:, :0],
+        np.array([_weights(flock, at_ms, wanted.weight_days) for at_ms in ats_ms], np.float32),
     )
 
 
-class _Row(NamedTuple):
-    """One sample."""
+def _measured(window: Window, flock: FlockData, ats: Sequence[datetime], wanted: Wanted, shift: timedelta) -> F32:
+    """Return what each expected feature became, [times, features]; NaN where too little of it was measured."""
+    found = np.full((len(ats), len(wanted.expected)), np.nan, np.float32)
+    for length_s, (columns, features) in wanted.by_length().items():
+        until = [at + timedelta(seconds=length_s) + shift for at in ats]
+        found[:, columns] = window.measures(features, length_s, until, flock.context)
+    return found
 
-    tensors: Mapping[str, NDArray[np.floating]]
-    at_ms: int
-    flock: int
-    actual: list[float]
-    yesterday: list[float]
-    weight_g: list[float]
+
+def samples_of(farms: Farms, wanted: Wanted, *, per_day: int, held: bool, processes: int = 1) -> Samples:
+    """Return samples of all flocks of some farms; see ``collect``. The number of processes changes nothing in them."""
+    one = partial(_samples_of_one, farms, wanted, per_day, held)
+    if processes == 1 or farms.count == 1:
+        return joined([one(number) for number in range(farms.count)])
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return joined(list(pool.map(one, range(farms.count))))
+
+
+def _samples_of_one(farms: Farms, wanted: Wanted, per_day: int, held: bool, number: int) -> Samples:  # noqa: FBT001 - mapped
+    return collect(farms.flocks(number), wanted, per_day=per_day, seed=farms.seed + number, held=held)
+
+
+def joined(parts: Sequence[Samples]) -> Samples:
+    """Return samples one after the other; flocks are numbered through."""
+    shift, flocks = 0, []
+    for part in parts:
+        flocks.append(part.flock + shift)
+        shift += int(part.flock.max(initial=-1)) + 1
+    return _one_after_the_other(parts, flocks)
+
+
+def _one_after_the_other(parts: Sequence[Samples], flocks: Sequence[NDArray[np.int64]]) -> Samples:
+    return Samples(
+        {name: np.concatenate([part.tensors[name] for part in parts]) for name in parts[0].tensors},
+        np.concatenate([part.at_ms for part in parts]),
+        np.concatenate(flocks),
+        np.concatenate([part.actual for part in parts]),
+        np.concatenate([part.yesterday for part in parts]),
+        np.concatenate([part.weight_g for part in parts]),
+    )
 
 
 def _instants(rng: np.random.Generator, per_day: int | Sequence[int], rhythm: Rhythm) -> Sequence[int]:
@@ -354,7 +438,7 @@ def _ahead(spec: InputSpec, *, is_forecast: bool) -> timedelta:
     return timedelta(days=1000) if is_forecast else timedelta(seconds=spec.grid.step_s)
 
 
-def _held(rng: np.random.Generator, at: datetime) -> dict[str, list[tuple[datetime, datetime]]] | None:
+def _held(rng: np.random.Generator, at: datetime) -> dict[str, list[tuple[datetime, datetime]]]:
     """Return which signal is masked, and when, as while a warning stands or after it; mostly none."""
     share, which, hours, is_over = (
         rng.random(),
@@ -364,33 +448,7 @@ def _held(rng: np.random.Generator, at: datetime) -> dict[str, list[tuple[dateti
     )
     begin = at - timedelta(hours=float(hours))
     end = at if is_over < HELD_STILL_SHARE else begin + (at - begin) * float(is_over)
-    return {SIGNALS[which]: [(begin, end)]} if share < HELD_SHARE else None
-
-
-def _actual(
-    window: Window, flock: FlockData, at: datetime, wanted: Wanted, by_length: Mapping[int, tuple[Feature, ...]]
-) -> list[float]:
-    """Return what each expected feature became; NaN where it was not measured, or people interfered."""
-    found: dict[tuple[int, Feature], float] = {}
-    for length_s, features in by_length.items():
-        until = at + timedelta(seconds=length_s)
-        if to_ms(until) > flock.truth.end_ms or not is_usual(flock, to_ms(at), to_ms(until)):
-            continue
-        for feature, measured in zip(features, window.measure(features, length_s, until, flock.context), strict=True):
-            found[length_s, feature] = measured.value
-    return [found.get((length_s, feature), float("nan")) for feature, length_s in wanted.expected]
-
-
-def _before(
-    window: Window, flock: FlockData, at: datetime, wanted: Wanted, by_length: Mapping[int, tuple[Feature, ...]]
-) -> list[float]:
-    """Return what each expected feature was 24 h before the time that it is expected for."""
-    found: dict[tuple[int, Feature], float] = {}
-    for length_s, features in by_length.items():
-        until = at + timedelta(seconds=length_s, days=-1)
-        for feature, measured in zip(features, window.measure(features, length_s, until, flock.context), strict=True):
-            found[length_s, feature] = measured.value
-    return [found[length_s, feature] for feature, length_s in wanted.expected]
+    return {SIGNALS[which]: [(begin, end)]} if share < HELD_SHARE else {}
 
 
 def _weights(flock: FlockData, at_ms: int, days: Sequence[int]) -> list[float]:

@@ -10,14 +10,21 @@ will be.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from agent.manifest import BUCKET_S, DAY_S, Feature, Grid, InputSpec, Judge, Output
+from agent.predict import Model
+from models_onnx.train.bundle import Head as ManifestHead
+from models_onnx.train.bundle import digest_of, for_selftest, manifest_text, said_by, write_bundle
+from models_onnx.train.card import expect_card
+from models_onnx.train.data import Farms, Wanted, samples_of
 from models_onnx.train.graph import Graph
+from models_onnx.train.job import SEED
+from models_onnx.train.judging import HOUR_S, Head, limits_of, rates_of, traces
 from models_onnx.train.net import QUANTILES, Net, Scaling, calibrated, fit, pinball
 
 if TYPE_CHECKING:
@@ -26,12 +33,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
+    from agent.bundles import Bundle
     from models_onnx.train.data import Samples
+    from models_onnx.train.job import Job
 
     F32 = NDArray[np.float32]
 
 NAME, VERSION = "expect", "1.0.0"
-HOUR_S = 3600
+CADENCE_S = 600
 HOURS, DAYS_LONG, TENS = 76, 8, 6  # rows of the three grids: three days and four hours, eight days, the last hour
 
 WATER = Feature(signal="water", aggregate="sum", per="live_bird")
@@ -68,23 +77,6 @@ D_WATER, D_FEED, D_TEMPERATURE, D_WEIGHT, D_OUTSIDE, D_LIGHT = range(6)
 C_TEMPERATURE, C_OUTSIDE, C_LIGHT = range(3)
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
-    """One expectation: what of, over how long, in which unit; ``floor`` is the least half band that means something."""
-
-    name: str
-    of: Feature
-    horizon: str
-    length_s: int
-    unit: str
-    floor: float
-
-    @property
-    def signal(self) -> str:
-        """The signal it is about."""
-        return self.of.signal
-
-
 # The floors: one pulse of 10 l among 20,000 birds is 0.0005 l a bird; one auger batch of 15 kg is 0.00075 kg; the
 # sensor's accuracy is 0.5 Cel (DOL 114 manual: S11, docs/sources.md), its noise a fifth of that (our judgement)
 HEADS = (
@@ -95,7 +87,7 @@ HEADS = (
     Head("feed_1d", FEED, "1d", DAY_S, "kg", 0.001),
     Head("weight_gain_1d", GAIN, "1d", DAY_S, "g", 2.0),
 )
-EXPECTED = tuple((head.of, head.length_s) for head in HEADS)
+WANTED = Wanted(INPUTS, tuple((head.of, head.length_s) for head in HEADS), yesterday=True)
 
 
 class Terms:
@@ -434,3 +426,32 @@ def outputs_of(judges: Mapping[str, Judge]) -> tuple[Output, ...]:
         )
         for head in HEADS
     )
+
+
+def build(job: Job) -> Bundle:
+    """Train the bundle from simulated farms and write it."""
+    farms = Farms("train", 1, 3, 12, SEED) if job.tiny else Farms("train", 5, 56, 46, SEED)
+    by = Farms("validation", 1, 3, 12, SEED) if job.tiny else Farms("validation", 1, 56, 46, SEED)
+    judged = Farms("validation", 1, 2 if job.tiny else 44, by.days, SEED + 500)
+    per_day, epochs = (2, 2) if job.tiny else (6, 40)
+    job.say(f"{NAME}: simulating {farms.count} farms of {farms.houses} houses to train on, {by.count} to validate")
+    samples = samples_of(farms, WANTED, per_day=per_day, held=True, processes=job.processes)
+    validation = samples_of(by, WANTED, per_day=per_day, held=False)
+    job.say(f"{NAME}: {len(samples):,} instants to train on, {len(validation):,} to stop and to calibrate by")
+    model = export(train(samples, validation, epochs=epochs, seed=SEED % 1000, say=job.say))
+
+    directory, tested = job.out / NAME / VERSION, for_selftest(samples)
+    head = ManifestHead(NAME, VERSION, "expect", CADENCE_S, digest_of(samples.tensors.values()), {})
+    runnable = Model(write_bundle(directory, model, manifest_text(head, INPUTS, outputs_of({})), tested, ""))
+    said = said_by(runnable, validation)
+    losses = [pinball(validation.actual[:, i], said[head.name][:, 0]) for i, head in enumerate(HEADS)]
+    metrics = {head.name: float(f"{loss:.3g}") for head, loss in zip(HEADS, losses, strict=True)}
+
+    job.say(f"{NAME}: judging healthy flocks of another validation farm, for the limits")
+    found = traces(judged.flocks(0), runnable, HEADS)
+    limits = limits_of(found)
+    for name, (below, above) in rates_of(found, limits).items():
+        limit = limits[name]
+        job.say(f"{NAME} {name}: limits {limit.low} and {limit.high}, false per house-day {below:.4f} and {above:.4f}")
+    manifest = manifest_text(replace(head, metrics=metrics), INPUTS, outputs_of(limits))
+    return write_bundle(directory, model, manifest, tested, expect_card(len(samples), farms, by, metrics, limits))

@@ -17,25 +17,44 @@ from agent.manifest import DAY_S, Judge
 from agent.rules import rule_by_default
 from agent.window import DAY_MS
 from models_onnx.train.data import Wanted, collect, is_usual
-from models_onnx.train.expect import EXPECTED, HEADS, HOUR_S, INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
+    from agent.manifest import Feature
     from agent.predict import Model
     from models_onnx.train.data import FlockData
 
+HOUR_S = 3600
 ALLOWED = 0.003  # false warnings per house-day, for each output and side: twelve of them make 0.036
 SMALLEST, LARGEST = 1.5, 30.0  # limits are sought in this range, in half bands
 STEPS = 9  # of the search: to within 1 % or so
 
 
 @dataclass(frozen=True, slots=True)
+class Head:
+    """One expectation: what of, over how long, in which unit; ``floor`` is the least half band that means something."""
+
+    name: str
+    of: Feature
+    horizon: str
+    length_s: int
+    unit: str
+    floor: float
+
+    @property
+    def signal(self) -> str:
+        """The signal it is about."""
+        return self.of.signal
+
+
+@dataclass(frozen=True, slots=True)
 class Trace:
     """What one healthy flock did against what was expected, at instants 600 s apart; arrays [instants, heads, …]."""
 
+    heads: tuple[Head, ...]
     judged_ms: NDArray[np.int64]  # when the agent judges: a horizon after the window's end, by head [instants, heads]
     actual: NDArray[np.float32]
     quantiles: NDArray[np.float64]
@@ -43,22 +62,31 @@ class Trace:
     placed_ms: int
 
 
-def traces(flocks: Iterable[FlockData], model: Model, days: range = range(1000)) -> list[Trace]:
+def traces(
+    flocks: Iterable[FlockData], model: Model, heads: tuple[Head, ...], days: range = range(1000)
+) -> list[Trace]:
     """Return the traces of those flocks that are told every 600 s, on some days of the recording."""
     found = []
-    wanted = Wanted(INPUTS, EXPECTED)
+    wanted = Wanted(model.manifest.input, tuple((head.of, head.length_s) for head in heads))
     for flock in flocks:
         if flock.rhythm != "600 s":
             continue
         samples = collect([flock], wanted, per_day=range(1, 145), seed=0, held=False, days=days)
         houses = [{name: values[i] for name, values in samples.tensors.items()} for i in range(len(samples))]
         result = model.run(houses)
-        quantiles = np.stack([result.outputs[head.name][:, 0, :] for head in HEADS], axis=1)
+        quantiles = np.stack([result.outputs[head.name][:, 0, :] for head in heads], axis=1)
         usual = np.array([is_usual(flock, int(at), int(at) + 1) for at in samples.at_ms])
-        ahead_ms = np.array([head.length_s * 1000 for head in HEADS])
+        ahead_ms = np.array([head.length_s * 1000 for head in heads])
         watched = float(usual.sum()) / 144
         found.append(
-            Trace(samples.at_ms[:, None] + ahead_ms, samples.actual, quantiles, watched, flock.context.placed_at_ms)
+            Trace(
+                heads,
+                samples.at_ms[:, None] + ahead_ms,
+                samples.actual,
+                quantiles,
+                watched,
+                flock.context.placed_at_ms,
+            )
         )
     return found
 
@@ -72,7 +100,7 @@ def deviations(trace: Trace, number: int, floor: float) -> NDArray[np.float64]:
 
 def warnings_at(trace: Trace, number: int, scores: NDArray[np.float64]) -> list[int]:
     """Return when the agent would raise a warning for ``scores``, 1 being the limit; ms, event time."""
-    head = HEADS[number]
+    head = trace.heads[number]
     is_daily = head.length_s == DAY_S
     rule = rule_by_default(f"{'trend' if is_daily else 'deviation'}-{head.signal}")
     judged_ms = trace.judged_ms[:, number]
@@ -117,7 +145,7 @@ def limit_of(traces: Sequence[Trace], number: int, floor: float, sign: int, allo
 def limits_of(traces: Sequence[Trace], allowed: float = ALLOWED) -> dict[str, Judge]:
     """Return the limits of every output."""
     found = {}
-    for number, head in enumerate(HEADS):
+    for number, head in enumerate(traces[0].heads):
         low, high = (limit_of(traces, number, head.floor, sign, allowed) for sign in (-1, 1))
         found[head.name] = Judge(low=round(low, 2), high=round(high, 2), floor=head.floor)
     return found
@@ -127,7 +155,7 @@ def rates_of(traces: Sequence[Trace], judges: dict[str, Judge]) -> dict[str, tup
     """Return the false warnings per house-day (below, above) of every output under given limits."""
     days = sum(trace.days for trace in traces)
     rates = {}
-    for number, head in enumerate(HEADS):
+    for number, head in enumerate(traces[0].heads):
         judge_of = judges[head.name]
         below, above = 0, 0
         for trace in traces:

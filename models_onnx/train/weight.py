@@ -7,15 +7,20 @@ horizon; what it says is the ratio of the weight to the breed's curve at the age
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from agent.manifest import DAY_S, Feature, Grid, InputSpec, Output
+from agent.predict import Model
 from agent.strains import COBB_500, ROSS_308
 from agent.window import curves_of
+from models_onnx.train.bundle import Head, digest_of, for_selftest, manifest_text, said_by, write_bundle
+from models_onnx.train.card import weight_card
+from models_onnx.train.data import Farms, Wanted, samples_of
 from models_onnx.train.graph import Graph
+from models_onnx.train.job import SEED
 from models_onnx.train.net import QUANTILES, Net, Scaling, calibrated, fit, pinball
 
 if TYPE_CHECKING:
@@ -24,11 +29,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnx import ModelProto
 
+    from agent.bundles import Bundle
     from models_onnx.train.data import Samples
+    from models_onnx.train.job import Job
 
     F32 = NDArray[np.float32]
 
 NAME, VERSION = "weight", "1.0.0"
+CADENCE_S = 3600
 LENGTH = 50  # farm days: the oldest flock is not much older
 HORIZON_DAYS = (1, 2, 5, 7)
 HORIZONS = ("slaughter", *(f"{d}d" for d in HORIZON_DAYS))
@@ -60,6 +68,8 @@ INPUTS = (
     ),
     InputSpec(name="facts", shape=("houses", len(FACTS)), facts=FACTS),
 )
+
+WANTED = Wanted(INPUTS, (), HORIZON_DAYS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,3 +207,26 @@ def export(trained: Trained) -> ModelProto:
 OUTPUTS = (
     Output(name="weight_g", meaning="quantiles", target="weight_g", quantiles=QUANTILES, horizons=HORIZONS, unit="g"),
 )
+
+
+def build(job: Job) -> Bundle:
+    """Train the bundle from simulated farms and write it."""
+    farms = Farms("train", 1, 3, 12, SEED) if job.tiny else Farms("train", 5, 56, 46, SEED)
+    by = Farms("validation", 1, 3, 12, SEED) if job.tiny else Farms("validation", 1, 56, 46, SEED)
+    per_day, epochs = (2, 2) if job.tiny else (4, 40)
+    job.say(f"{NAME}: simulating {farms.count} farms of {farms.houses} houses to train on, {by.count} to validate")
+    samples = samples_of(farms, WANTED, per_day=per_day, held=True, processes=job.processes)
+    validation = samples_of(by, WANTED, per_day=per_day, held=False)
+    job.say(f"{NAME}: {len(samples):,} instants to train on, {len(validation):,} to stop and to calibrate by")
+    model = export(train(samples, validation, epochs=epochs, seed=SEED % 1000, say=job.say))
+
+    directory, tested = job.out / NAME / VERSION, for_selftest(samples)
+    head = Head(NAME, VERSION, "weight", CADENCE_S, digest_of(samples.tensors.values()), {})
+    bundle = write_bundle(directory, model, manifest_text(head, INPUTS, OUTPUTS), tested, "")
+    said, truth = said_by(Model(bundle), validation)["weight_g"], truth_of(validation)
+    off = np.abs(said[:, :, 1] / truth - 1) * 100
+    metrics = {f"mae_pct_{name}": round(float(np.nanmean(off[:, i])), 2) for i, name in enumerate(HORIZONS)}
+    inside = (truth >= said[:, :, 0]) & (truth <= said[:, :, 2])
+    metrics["interval80"] = round(float(inside[np.isfinite(truth)].mean()), 3)
+    manifest = manifest_text(replace(head, metrics=metrics), INPUTS, OUTPUTS)
+    return write_bundle(directory, model, manifest, tested, weight_card(len(samples), farms, by, metrics))

@@ -1,20 +1,25 @@
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 
 from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.predict import Model
 from models_onnx.evaluate.__main__ import main as evaluate
 from models_onnx.evaluate.run import expected_figures, weighed_figures
-from models_onnx.train import expect
+from models_onnx.train import expect, weight
+from models_onnx.train.__main__ import main as train
+from models_onnx.train.compare import differences
 from models_onnx.train.data import collect, flocks_of
 from models_onnx.train.graph import Graph
 from models_onnx.train.net import Net, Scaling, calibrated, fit, pinball
-from models_onnx.train.run import EXPECT_WANTED, TINY, WEIGHT_WANTED, train
+from models_onnx.train.run import TRAINERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,17 +39,45 @@ def flocks() -> list[FlockData]:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with both bundles, trained for seconds."""
+    """Return a folder with all bundles, trained for seconds."""
     folder = tmp_path_factory.mktemp("bundles")
-    train(folder, TINY, print)
+    assert train(["--tiny", "--out", str(folder)]) == 0
     return folder
 
 
 def test_training_writes_bundles_that_the_agent_takes(tiny: Path) -> None:
-    for name in ("expect", "weight"):
+    for name in TRAINERS:
         directory = find_bundle(tiny, name)
         Model(load_bundle(directory, agent_version="0.1.0"))
         assert {f.name for f in directory.iterdir()} == {"model.onnx", "manifest.toml", "selftest.npz", "CARD.md"}
+
+
+def test_the_same_training_gives_the_same_bytes_and_a_changed_figure_is_named(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "bundles"
+    shutil.copytree(tiny, folder)
+    assert train(["--tiny", "--check", "--out", str(folder), "weight"]) == 0
+    assert "weight/1.0.0: the same, byte for byte" in capsys.readouterr().out
+
+    path = find_bundle(folder, "weight") / "model.onnx"
+    model = onnx.load(path)
+    figures = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
+    changed = numpy_helper.to_array(figures) + np.float32(0.5)
+    figures.CopyFrom(numpy_helper.from_array(changed, figures.name))
+    onnx.save(model, path)
+    assert [text for text in differences(path.parent, find_bundle(tiny, "weight")) if figures.name in text] == [
+        f"model.onnx: {figures.name}: {changed.size} of {changed.size} figures differ, by 0.5 at the most"
+    ]
+    (path.parent / "CARD.md").unlink()
+    assert any("CARD.md is only in" in text for text in differences(path.parent, find_bundle(tiny, "weight")))
+
+
+def test_a_bundle_that_nobody_trains_is_a_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        train(["wieght"])
+    assert ended.value.code == 2
+    assert "there is no bundle 'wieght'" in capsys.readouterr().err
 
 
 def test_evaluation_writes_its_report(tiny: Path) -> None:
@@ -88,7 +121,7 @@ def test_a_shipped_model_answers_where_nothing_was_measured(name: str) -> None:
 
 def test_shipped_expectations_beat_same_as_yesterday_on_an_unseen_farm(flocks: Sequence[FlockData]) -> None:
     model = Model(load_bundle(find_bundle(shipped_directory(), "expect")))
-    samples = collect(flocks, EXPECT_WANTED, per_day=8, seed=5, held=False, days=range(4, 24))
+    samples = collect(flocks, expect.WANTED, per_day=8, seed=5, held=False, days=range(4, 24))
     for figure in expected_figures(model, samples, []):
         assert figure.instants > 100
         assert figure.forecast < figure.yesterday, figure.name
@@ -96,7 +129,7 @@ def test_shipped_expectations_beat_same_as_yesterday_on_an_unseen_farm(flocks: S
 
 def test_shipped_weights_beat_same_as_yesterday_on_an_unseen_farm(flocks: Sequence[FlockData]) -> None:
     model = Model(load_bundle(find_bundle(shipped_directory(), "weight")))
-    samples = collect(flocks, WEIGHT_WANTED, per_day=4, seed=5, held=False)
+    samples = collect(flocks, weight.WANTED, per_day=4, seed=5, held=False)
     figures = weighed_figures(model, samples)
     assert figures
     for figure in figures:

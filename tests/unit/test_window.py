@@ -569,6 +569,28 @@ def test_nothing_later_than_the_window_end_is_looked_at() -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
+def test_features_of_many_times_at_once_are_those_of_each_time() -> None:
+    """Training asks for many instants together, the agent for one: bit for bit the same, masks and gaps included."""
+    window = a_window("water", "temperature")
+    rng = np.random.default_rng(8)
+    for name in ("water", "temperature"):
+        times = [t for t in every(10, 24 * 5) if rng.random() < 0.9]
+        window.add(block(name, times, rng.uniform(1, 2, len(times))))
+    ats = [START + timedelta(hours=h) for h in (90, 30, 61.5, 2)]
+    masks = [
+        {"water": [(at - timedelta(hours=9), at - timedelta(hours=3))]} if i % 2 else {} for i, at in enumerate(ats)
+    ]
+    features = (WATER, TEMPERATURE, Feature(signal="temperature", aggregate="gain"))
+    for spec in (spec_of(*features, length=24), spec_of(*features, step_s=86_400, length=3, align="day")):
+        together = window.tensors(spec, ats, FLOCK, masks)
+        alone = [window.tensor(spec, at, FLOCK, mask).values for at, mask in zip(ats, masks, strict=True)]
+        np.testing.assert_array_equal(together, alone)
+    measured = window.measures(features, 7200, ats, FLOCK)
+    np.testing.assert_array_equal(
+        measured, [[m.value for m in window.measure(features, 7200, at, FLOCK)] for at in ats]
+    )
+
+
 def test_the_actual_of_an_expectation_comes_with_its_coverage() -> None:
     window = a_window("weight")
     window.add(block("weight", [START + timedelta(days=d) for d in (1, 2, 3)], [62.0, 81.0, 102.0]))
