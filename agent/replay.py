@@ -24,7 +24,7 @@ from agent.replay_files import read_events, read_flocks, spool_readings
 from agent.watch import GRID, HouseWatch, judge_instant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from agent.commands import FlockCommand
     from agent.config import Config
@@ -85,6 +85,27 @@ class _Raised:
     event: WarningEvent
     state: WarningState
     cleared_at: datetime | None = None
+
+
+class Results(Protocol):
+    """What takes the results of a replay."""
+
+    def add(self, outcome: Outcome) -> None:
+        """Take what one house's judgement brought."""
+
+    def add_quality(self, intervals: Iterable[QualityInterval]) -> None:
+        """Take intervals of bad quality and gaps."""
+
+
+class Played(Protocol):
+    """A recording: its days since 1970, and its readings in order of time."""
+
+    @property
+    def days(self) -> Sequence[int]:
+        """The UTC days that hold readings; the first and the last are enough."""
+
+    def blocks(self) -> Iterator[Readings]:
+        """Yield the readings in order of time, all with the same tuple of keys."""
 
 
 class _Results:
@@ -203,12 +224,16 @@ class Replay:
 
     def run(
         self,
-        recording: Recording,
+        recording: Played,
         commands: Sequence[tuple[datetime, str, FlockCommand]],
-        results: _Results,
+        results: Results,
         until: datetime,
+        see: Callable[[datetime], None] = lambda _: None,
     ) -> tuple[int, int]:
-        """Play the recording up to ``until``; return how many readings were observed and instants judged."""
+        """Play the recording up to ``until``; return how many readings were observed and instants judged.
+
+        ``see`` is called at each instant, before it is judged: ``watches`` are as the models see them.
+        """
         begins = [commands[0][0]] if commands else []
         if recording.days:
             begins.append(datetime.fromtimestamp(recording.days[0] * 86_400, UTC))
@@ -235,6 +260,7 @@ class Replay:
                     break
                 block, position = next(blocks, EMPTY), 0
             self._compare(at, results)
+            see(at)
             due = [watch for watch in self.watches.values() if watch.matters(at)]
             if due:
                 judged += 1
@@ -243,7 +269,7 @@ class Replay:
         results.add_quality((*self.quality.close(from_ms(end_ms)), *self.peers.close(from_ms(end_ms))))
         return observed, judged
 
-    def _observe(self, readings: Readings, results: _Results) -> None:
+    def _observe(self, readings: Readings, results: Results) -> None:
         judged, intervals = self.quality.judge(readings)
         results.add_quality(intervals)
         self.peers.hear(judged)
@@ -253,7 +279,7 @@ class Replay:
                 watch.observe(shares[house], 0.0)
             watch.note(intervals)
 
-    def _compare(self, at: datetime, results: _Results) -> None:
+    def _compare(self, at: datetime, results: Results) -> None:
         results.add_quality(
             self.peers.compare(at, {watch.house: watch.day_number(at) for watch in self.watches.values()})
         )

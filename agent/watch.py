@@ -387,9 +387,7 @@ class HouseWatch:
             if result.horizon is None:
                 continue
             length_s = horizon_s(result.horizon) or 0
-            outputs = self._judged_outputs(result.manifest, result.horizon)
-            measured = self.window.measure(outputs.features, length_s, at, context)
-            for output, feature, actual in zip(outputs.outputs, outputs.features, measured, strict=True):
+            for output, feature, actual in self.actuals(result.manifest, result.horizon, at):
                 name = f"{_kind_of_horizon(length_s)}-{feature.signal}"
                 quantiles = result.outputs[output.name][output.horizons.index(result.horizon)]
                 scale = self._scale(feature, context, at)
@@ -399,6 +397,14 @@ class HouseWatch:
                 if self._is_told_already(name, at):
                     evidence[name] = replace(evidence[name], score=None, why="its last day holds a fault that was told")
         return evidence
+
+    def actuals(self, manifest: Manifest, horizon: str, at: datetime) -> list[tuple[Output, Feature, Measured]]:
+        """Return what the outputs of a model expect over ``horizon`` up to ``at``, and what it was."""
+        if self.life.flock is None:
+            return []
+        of = self._judged_outputs(manifest, horizon)
+        measured = self.window.measure(of.features, horizon_s(horizon) or 0, at, self._context(self.life.flock))
+        return list(zip(of.outputs, of.features, measured, strict=True))
 
     def _has_turned(self, name: str, evidence: Evidence) -> bool:
         """Tell whether what is out of course on one side is now off on the other: thirsty birds drink more afterwards.

@@ -29,7 +29,7 @@ from obstore.store import LocalStore, MemoryStore, S3Store
 from agent.errors import CloudError, CloudRefused, CloudUnreachable, ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from obstore.store import ClientConfig, ObjectStore, S3Config, S3Credential
 
@@ -127,6 +127,19 @@ class Cloud:
             return self._get(key)
         except (BaseError, OSError) as e:
             raise self._error(e, f"reading {key}") from e
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """Yield the keys that begin with ``prefix``; a gateway has no right to ask, who reads a whole lake has.
+
+        Raises:
+            CloudUnreachable: no answer, or a passing trouble of the store.
+            CloudRefused: a retry will not help.
+        """
+        try:
+            for found in obstore.list(self._store_for(0), prefix):
+                yield from (one["path"] for one in found)
+        except (BaseError, OSError) as e:
+            raise self._error(e, f"listing {prefix}") from e
 
     def _put(self, key: str, data: bytes, mode: str) -> None:
         # In one request: objects are far below the 5 MB from which several pay, and a part of one is never left over.
