@@ -72,6 +72,14 @@ def test_status_is_written_over(cloud: Cloud) -> None:
     assert cloud.get(key) == b"{2}"
 
 
+def test_the_keys_below_a_prefix_are_listed(cloud: Cloud) -> None:
+    other = KEY.replace("readings", "flocks")
+    for key in (KEY, other, f"{KEY}2"):
+        cloud.put_new(key, DATA)
+    assert sorted(cloud.keys("readings/")) == [KEY, f"{KEY}2"]
+    assert list(cloud.keys("warnings/")) == []
+
+
 def test_an_absent_object_has_no_size_and_is_not_read(cloud: Cloud) -> None:
     assert cloud.head(KEY) is None
     with pytest.raises(CloudRefused):
