@@ -3,8 +3,10 @@
 Rates are per bird and day unless they say otherwise; every array has one entry for each house. A house without
 birds has ``alive`` 0 and nothing flows.
 
+What ails them comes as the effects of ``faults`` (``effects`` below: intake, thirst, gain, lag, ill, deaths).
+
 Sources, with the numbers of docs/sources.md: see ``params``; [S71] coccidiosis, [S47]/[S48] water and heat, [S64]
-mortality by age, [S16b] ammonia, [S74] heat. "assumed" is our judgement, as there.
+mortality by age, [S16b] ammonia, [S72]/[S74] heat, [S66] the spread of weights. "assumed" is our judgement, as there.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ SEX_GROWTH = {
     "female": 0.92,
 }  # males 17 % above females at 42 d in breeders' tables; assumed
 
+BAD_DAY_SHARE, SLOW_RISE_SHARE = 0.3, 0.25  # of the flocks; assumed
+
 FIRST_NIGHTS_H = 1.0  # dark hours in the first week: common practice, the law allows it [S55]
 NIGHT_FROM_DAY = 7  # from then on at least 6 h of dark [S55]
 DAWN_MIN = 15  # dimming; assumed
@@ -48,16 +52,16 @@ DARK_ACTIVITY = 0.75  # heat in the dark as a share of that in the light; CIGR g
 INTAKE_TO_GAIN = (
     2.1  # 5 days after infection intake is 19.0 % and gain 39.8 % down [S71]: a point of intake, 2.1 of gain
 )
-DISEASE_INTAKE = 0.19  # [S71]
-DISEASE_WATER = 0.10  # at its worst: the gut loses water, so water falls less than feed [S49, size assumed]
-DISEASE_DEATHS = 0.006  # a day more at the worst; assumed: an outbreak begins at 0.3 % a day [F1]
-DISEASE_DEATHS_LAG_S = 1.5 * DAY_S  # the dead follow the sick; assumed
+DEATHS_LAG_S = 1.5 * DAY_S  # the dead follow the sick; assumed
+HEAT_DEATHS, HEAT_DEATHS_K = 2.74, 6.0  # odds of 3.74 under heat stress [S72]; in full at so many K too warm, assumed
 CATCH_UP_S = 6 * HOUR_S  # how quickly a missed meal is made up: "dips rebound the next day" [S48]
 CATCH_UP_MOST = 0.5  # but at most this much faster than usual; assumed
 FORGET_S = DAY_S  # what was missed longer ago is not made up; assumed
 CROP_S = 12 * HOUR_S  # growth follows the intake of about half a day; assumed
 
-UNEVEN_DEATHS = 0.25  # log sd of one day's mortality around its pattern; assumed
+DIMORPHISM, DIMORPHISM_DAY = 0.08, 42.0  # half the distance of the sexes in mixed flocks, grown by then, as below
+CV_DAY = 35.0  # the spread goes from its first to its last value by then; assumed
+RAGGED = 0.03  # what ten days of a disease that costs a fifth of the intake add to the spread; assumed
 _MORTALITY_DAYS = (0, 1, 2, 3, 4, 5, 6, 7, 9.5, 30, 45, 56, 70)
 # % a day: peak on days 3 to 4, low from day 9, flat to 30, slowly up to 45, then faster [S64, shape]; the first week
 # sums to 1.2 % (1.30 to 1.42 % in Taiwan [S63]) and 35 days to 2.6 % (2.0 to 6.2 % in European flocks [S42])
@@ -77,6 +81,7 @@ class Behaviour:
     make_up: Array  # and of the water, ml
     gain: Array  # g, if nothing is short
     cold: Array  # degrees below comfort
+    hot: Array  # and above
 
 
 class Tables:
@@ -117,7 +122,10 @@ class Birds:
         self._end_ms = np.zeros(n, np.int64)
         self._strain = np.zeros(n, np.intp)
         self._growth, self._slope, self._wander_sd = np.ones(n), np.zeros(n), np.zeros(n)
-        self._excess, self._mortality = np.ones(n), np.ones(n)
+        self._excess, self._mortality, self._chicks = np.ones(n), np.ones(n), np.zeros(n)
+        self._bad_age, self._bad_deaths = np.full(n, np.inf), np.zeros(n)  # the one bad day of the flock
+        self._rise_age, self._rise = np.full(n, np.inf), np.zeros(n)  # the slow rise of its deaths
+        self._cv_first, self._cv_last, self._mixed = np.full(n, 0.08), np.full(n, 0.08), np.ones(n)
         # how they are
         self.alive = np.zeros(n)  # birds, in expectation: not whole
         self.weight = np.full(n, 44.0)  # g, the true mean
@@ -128,7 +136,8 @@ class Birds:
         self._eaten, self._due = np.zeros(n), np.zeros(n)  # of about half a day, g a day: what growth follows
         self._watered = np.ones(n)  # share of the wanted water of the last hours
         self._fed = np.ones(n)  # the same for feed
-        self._dying = np.zeros(n)  # how ill the dying are, behind the disease
+        self._dying = np.zeros(n)  # die of a disease, a day, behind it
+        self._ragged = np.zeros(n)  # what diseases have added to the spread
         # how they vary
         self._wander, self._mood, self._water_mood, self._uneven = (np.zeros(n) for _ in range(4))
 
@@ -140,6 +149,13 @@ class Birds:
         self._growth[i] = (self._p["house_growth"][i] + traits["flock_growth"]) * SEX_GROWTH[plan.sex]
         self._slope[i], self._wander_sd[i] = traits["growth_slope"], traits["growth_wander"]
         self._excess[i], self._mortality[i] = traits["feed_excess"], np.exp(traits["mortality"])
+        self._chicks[i] = traits["chicks"]
+        self._bad_age[i] = traits["bad_day_age"] if traits["bad_day"] < BAD_DAY_SHARE else np.inf
+        self._bad_deaths[i] = traits["bad_day_deaths"]
+        self._rise_age[i] = traits["slow_rise_age"] if traits["slow_rise"] < SLOW_RISE_SHARE else np.inf
+        self._rise[i] = traits["slow_rise_times"]
+        self._cv_first[i], self._cv_last[i] = traits["cv_first"], traits["cv_last"]
+        self._mixed[i], self._ragged[i] = float(plan.sex == "mixed"), 0.0
         self.alive[i] = plan.birds_placed
         first = self._tables.first_weight[self._strain[i]]
         self.weight[i] = first * chick_size(plan.parent_age_weeks)
@@ -154,10 +170,19 @@ class Birds:
         self.alive[house] = 0.0 if share >= 1 else self.alive[house] - birds
         return birds
 
-    def behave(self, dt_s: float, at_ms: int, hour: float, felt: Array, set_point: Array, sick: Array) -> Behaviour:
+    @property
+    def weight_sd(self) -> Array:
+        """The spread of the birds' true weights, g: within a sex, and in mixed flocks between the two [S66]."""
+        within = self._cv_first + (self._cv_last - self._cv_first) * np.minimum(self.age / CV_DAY, 1) + self._ragged
+        between = DIMORPHISM * self._mixed * np.minimum(self.age / DIMORPHISM_DAY, 1)
+        return np.asarray(self.weight * np.sqrt(within**2 + between**2), np.float64)
+
+    def behave(
+        self, dt_s: float, at_ms: int, hour: Array, felt: Array, set_point: Array, effects: Mapping[str, Array]
+    ) -> Behaviour:
         """Return what the birds want in the ``dt_s`` seconds up to ``at_ms``.
 
-        ``hour`` is the farm's clock, ``felt`` the temperature as they feel it, ``sick`` the size of the disease.
+        ``hour`` is that of the house computer's clock, ``felt`` the temperature as they feel it.
         """
         p = self._p
         self.age = np.where(self.alive > 0, np.maximum(at_ms - self.placed_ms, 0) / (DAY_S * 1000), 0.0)
@@ -165,7 +190,7 @@ class Birds:
         self._wander = wander(self._wander, dt_s, 5 * DAY_S, self._wander_sd, noise[0])
         self._mood = wander(self._mood, dt_s, 2400.0, p["restlessness"], noise[1])
         self._water_mood = wander(self._water_mood, dt_s, 1800.0, p["restlessness"] / 2, noise[2])
-        self._uneven = wander(self._uneven, dt_s, DAY_S, UNEVEN_DEATHS, noise[3])
+        self._uneven = wander(self._uneven, dt_s, DAY_S, p["deaths_uneven"], noise[3])
         meal = 1 + self._mood + 0.05 * noise[4]
 
         lit, activity, feeding, drinking = self._daily_shape(at_ms, hour)
@@ -173,7 +198,7 @@ class Birds:
         heavy = self.weight / self._tables.weight[at]  # against the breed's curve
         level = self._growth + self._slope * (self.age - 21) / 21 + self._wander
         # birds behind their own curve grow a little faster, by the root of the lag; assumed
-        level = level * np.sqrt(limit(level / heavy, 0.8, 1.25))
+        level = level * np.sqrt(limit(level / heavy, 0.8, 1.25)) * (1 - effects["lag"])
         # half of the feed is for maintenance, which goes with the metabolic weight, half for growth; assumed
         usual = self._tables.feed[at] * (0.5 * heavy**0.75 + 0.5 * level) * self._excess
 
@@ -181,14 +206,14 @@ class Birds:
         # 1.5 % less for every degree too warm, twice that from 5 K on, 1 % more for one too cold; common rule, assumed
         climate = np.maximum(1 - 0.015 * hot - 0.015 * np.maximum(hot - 5, 0), 0.3) * (1 + 0.01 * np.minimum(cold, 10))
         # without water they stop eating within hours (r = .98 [S48]; size assumed)
-        appetite = climate * (1 - DISEASE_INTAKE * sick) * (0.2 + 0.8 * self._watered)
+        appetite = climate * (1 - effects["intake"]) * (0.2 + 0.8 * self._watered)
         rebound = np.minimum(self._hunger * (DAY_S / CATCH_UP_S), CATCH_UP_MOST * usual) * lit
         # 4 % more water for every degree too warm makes the 30 to 50 % of [S47] at 32 Cel; little before day 18 [S48]
         warm = 1 + 0.04 * limit((self.age - 10) / 8, 0.33, 1) * np.maximum(felt - set_point - 1, 0)
         ratio = p["water_ratio"] + 1.7 * np.exp(
             -self.age / 4
         )  # 3 l/kg at first, 2.3 over week 1 [S46], flat from week 3
-        thirst = usual * climate * ratio * warm * (1 - DISEASE_WATER * sick) * (0.5 + 0.5 * self._fed)
+        thirst = usual * climate * ratio * warm * (1 + effects["thirst"]) * (0.5 + 0.5 * self._fed)
         make_up = np.minimum(self._thirst * (DAY_S / CATCH_UP_S), CATCH_UP_MOST * usual * ratio) * lit
         return Behaviour(
             lit,
@@ -200,10 +225,19 @@ class Birds:
             make_up,
             self._tables.gain[at] * level,
             cold,
+            hot,
         )
 
     def live(
-        self, dt_s: float, did: Behaviour, feed: Array, water: Array, felt: Array, ammonia: Array, sick: Array
+        self,
+        dt_s: float,
+        did: Behaviour,
+        *,
+        feed: Array,
+        water: Array,
+        felt: Array,
+        ammonia: Array,
+        effects: Mapping[str, Array],
     ) -> None:
         """Let ``dt_s`` seconds pass in which they got ``feed`` (g per bird and day) and ``water`` (ml)."""
         step = dt_s / DAY_S
@@ -216,21 +250,27 @@ class Birds:
         keep = math.exp(-dt_s / (3 * HOUR_S))
         self._watered = self._watered * keep + _share(water, did.water) * (1 - keep)
         self._fed = self._fed * keep + _share(feed, did.feed) * (1 - keep)
-        keep = math.exp(-dt_s / DISEASE_DEATHS_LAG_S)
-        self._dying = self._dying * keep + sick * (1 - keep)
+        keep = math.exp(-dt_s / DEATHS_LAG_S)
+        self._dying = self._dying * keep + effects["ill"] * (1 - keep)
+        self._ragged = self._ragged + RAGGED / 10 / 0.2 * step * effects["intake"]
 
         share = _share(self._eaten, self._due, 1.2)
         poison = np.maximum(1 - 0.0048 * np.maximum(ammonia - 14, 0), 0)  # 25 ppm: -5 %, 50 ppm: -17 % [S16b]
         chill = 1 - 0.015 * np.minimum(did.cold, 20)  # warmth instead of growth; assumed
-        gain = did.gain * np.maximum(1 - INTAKE_TO_GAIN * (1 - share), -1) * poison * chill
+        gain = did.gain * np.maximum(1 - INTAKE_TO_GAIN * (1 - share), -1) * poison * chill * (1 - effects["gain"])
         self.weight += np.where(self.alive > 0, gain * step, 0.0)
-        self._die(step, did, felt)
+        self._die(step, did, felt, effects["deaths"])
 
-    def _die(self, step: float, did: Behaviour, felt: Array) -> None:
+    def _die(self, step: float, did: Behaviour, felt: Array, outbreak: Array) -> None:
         row = self._row()[1]
-        usual = self._tables.mortality[row] * self._mortality * np.exp(self._uneven - UNEVEN_DEATHS**2 / 2)
-        usual = usual * (1 + 0.3 * np.where(self.age < 7, did.cold, 0))  # chilled chicks; assumed
-        ill = DISEASE_DEATHS * self._dying
+        age, uneven = self.age, self._p["deaths_uneven"]
+        week = self._chicks * np.maximum(1 - age / 8, 0)
+        usual = self._tables.mortality[row] * self._mortality * np.exp(self._uneven - uneven * uneven / 2 + week)
+        usual = usual * (1 + 0.3 * np.where(age < 7, did.cold, 0))  # chilled chicks; assumed
+        usual = usual * (1 + HEAT_DEATHS * np.minimum(did.hot / HEAT_DEATHS_K, 1))
+        usual = usual * (1 + self._rise * limit((age - self._rise_age) / 10, 0, 1))
+        bad = np.where((age >= self._bad_age) & (age < self._bad_age + 1), self._bad_deaths, 0.0)
+        ill = self._dying + outbreak + bad
         dry = 0.01 * np.maximum(0.4 - self._watered, 0)  # a shut line costs up to 0.4 % a day; assumed
         # 20 to 30 min above 36 Cel in still air kill [S74]: from 35.5 on, 5 % an hour at 37, half of all at 39
         heat = 24 * 0.015 * limit(felt - 35.5, 0, 6) ** 3
@@ -238,7 +278,7 @@ class Birds:
         self.alive -= dead
         self.unreported += dead
 
-    def _daily_shape(self, at_ms: int, hour: float) -> tuple[Array, Array, Array, Array]:
+    def _daily_shape(self, at_ms: int, hour: Array) -> tuple[Array, Array, Array, Array]:
         """Return light, activity, feeding and drinking at an hour; the last three have a mean of 1 over the day."""
         p = self._p
         last_days = (self._end_ms - at_ms) < 3 * DAY_S * 1000

@@ -49,7 +49,7 @@ def add_simulate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         action="append",
         default=[],
         metavar="NAME@HOUSE:DAY[+HOURS]",
-        help="a fault that begins DAY days after START; may be given again (sensor_stuck-SIGNAL sticks another sensor)",
+        help="a fault that begins DAY days after START; may be given again (sensor_…-SIGNAL strikes another sensor)",
     )
     parser.add_argument("--stagger", action="store_true", help="flocks of different ages at START, else all day-old")
     parser.add_argument("--site", default="farm1", help="site in the topics (farm1)")

@@ -1,6 +1,7 @@
 """The air in the houses: heat, moisture, carbon dioxide and ammonia balances, and the computer that controls it.
 
-One well-mixed volume of air and one mass (litter, floor) per house. Within a sub-step ventilation and heating stand
+One well-mixed volume of air, one mass (litter, floor) and the litter's moisture per house; inlets that hold a pressure
+below outside; in some houses evaporative cooling of the air that comes in. Within a sub-step ventilation and heating stand
 still, so every balance is linear and is solved exactly: it cannot blow up, whatever the step.
 
 Sources, with the numbers of docs/sources.md: [S60] CIGR 2002 heat and moisture, Pedersen 2008 carbon dioxide; [S61]
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models_onnx.farm.arithmetic import limit, wander
-from models_onnx.farm.weather import humidity_pct, saturation_pa, vapour_g_m3
+from models_onnx.farm.faults import LEAK_L_H_BIRD
+from models_onnx.farm.weather import humidity_pct, saturation_pa, vapour_g_m3, wet_bulb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +48,11 @@ SET_CEL = np.array(
 )
 HEAT_OFFSET_CEL = (0.1, 0.1, 0.2, 0.5, 1.0, 1.0, 1.5, 2.0, 2.0)  # heating begins this much below [S32]
 SET_HUMIDITY = (50.0, 50.0, 50.0, 60.0, 65.0, 70.0, 77.0, 85.0, 85.0)  # [S32]
+# the curves by the hour of age: looked up, which is quicker than interpolating at each step
+_HOURS = np.arange(70 * 24) / 24 + 0.5 / 24
+SET_BY_HOUR = np.array([np.interp(_HOURS, SET_DAYS, curve) for curve in SET_CEL])
+HEAT_OFFSET_BY_HOUR = np.interp(_HOURS, SET_DAYS, HEAT_OFFSET_CEL)
+SET_HUMIDITY_BY_HOUR = np.interp(_HOURS, SET_DAYS, SET_HUMIDITY)
 EMPTY_CEL = 8.0  # frost guard of an empty house; assumed
 EMPTY_VENT_SHARE = 0.03  # doors and leaks of an empty house, of all fans; assumed
 WASH_VENT_SHARE = 0.3  # our judgement: fans run to dry a washed house, far below their most
@@ -54,6 +61,19 @@ LEAK_AIR_CHANGES_H = 0.15  # what comes in with every fan off; assumed
 EMERGENCY_FROM_K, EMERGENCY_FULL_K = 5.0, 11.0
 EMERGENCY_S = 300.0  # how slowly they move; assumed
 EMERGENCY_AIR_CHANGES_H = 6.0  # through them at 10 K between in and out, with the root of the difference; assumed
+EMERGENCY_FROM_LOST = 0.3  # of the fans, or of the inlets; assumed
+FAN_PA = 90.0  # at which axial fans move nothing any more; assumed
+DOOR_AIR_CHANGES_H, DOOR_OPENING = 6.0, 4.0  # an open gate: through it at 10 K, and beside the inlets; assumed
+FOULED_DAY = 42.0  # by which ``fouling`` is reached; assumed
+COOLING_LAG_S = 900.0  # how slowly pads or fog set in; assumed
+COOLING_OVER_K = 2.0  # from none to all; assumed
+COOLING_G_M3K = 1206 / 2501  # water that cools 1 m3 of air by 1 K: 1.2 kg/m3 x 1005 J/(kg K) / 2501 J/g (physics)
+LITTER_NEW, LITTER_S = 0.22, 2 * 86_400.0  # moisture of fresh litter, and how slowly it follows; assumed
+# moisture where the air has 65 %RH, more for each %RH, sodden by a fault, under a burst line; assumed
+LITTER_USUAL, LITTER_PER_RH, LITTER_WET, LITTER_LEAK = 0.27, 0.0035, 0.22, 0.20
+LITTER_NH3 = 5.7  # ammonia goes with exp of this x moisture: a tenth more for 5 %RH; assumed
+LEAK_EVAPORATES = 0.5  # of the water that runs away; assumed
+
 CHILL_CEL = 4.0  # how much cooler full ventilation feels: chill factor of 2.5 to 8 [S32] at 1 to 1.5 m/s; assumed
 
 
@@ -108,6 +128,12 @@ class Climate:
         self._heat_integral = np.zeros(n)
         self._opening = np.zeros(n)  # of the emergency openings
         self._wind = np.zeros(n)
+        self.pressure = np.zeros(n)  # Pa below outside
+        self.litter = np.full(n, LITTER_NEW)  # moisture, kg/kg
+        self.cooling = np.zeros(n)  # of the water cooling
+        self._fans_lost = np.zeros(n)
+        self._drawn = np.ones(n)  # what the fans move against the pressure, of what they should
+        self._set_by_hour = SET_BY_HOUR[0] + p["set_point_mix"][:, None] * (SET_BY_HOUR[1] - SET_BY_HOUR[0])
 
     @property
     def humidity(self) -> Array:
@@ -131,39 +157,82 @@ class Climate:
         washing: NDArray[np.bool_],
         outside: Array,
         outside_humidity: Array,
-        fans_lost: Array,
-        heat_lost: Array,
+        effects: Mapping[str, Array],
     ) -> None:
         """Move ``dt_s`` seconds on.
 
         ``warm`` marks houses that are heated (birds, or pre-heating), ``activity`` the birds' heat against its mean of
-        the day; ``fans_lost`` and ``heat_lost`` are shares of the capacity.
+        the day; ``effects`` are those of ``faults``.
         """
         p = self._p
         kg = weight_g / 1000
         heat = heat_w(kg) * alive * activity * p["heat_factor"]
         co2_m3_s = carbon_dioxide_m3h(heat, kg) * p["co2_factor"] / 3600
         humidity = self.humidity
-        nh3_g_s = self._ammonia_g_s(age, alive, humidity)
-        minimum = self._set(age, kg, alive, humidity, warm=warm, washing=washing)
-        heat_set = self.set_point - np.interp(age, SET_DAYS, HEAT_OFFSET_CEL)
+        leak_g_s = LEAK_EVAPORATES * effects["leak_l_h_bird"] * p["capacity"] * (1000 / 3600)
+        leak_g_s = np.where(alive > 0, leak_g_s, 0.0)
+        self._wet(dt_s, alive, humidity, effects)
+        nh3_g_s = self._ammonia_g_s(age, alive)
+        hour = np.minimum((age * 24).astype(np.intp), len(_HOURS) - 1)
+        minimum = self._set(hour, kg, alive, humidity, warm=warm, washing=washing)
+        heat_set = self.set_point - HEAT_OFFSET_BY_HOUR[hour]
         fresh = vapour_g_m3(outside, outside_humidity)
+        incoming, fresh = self._cool(dt_s, outside, fresh, outside_humidity, warm, effects["cooling_lost"])
+        fouled = np.where(alive > 0, p["fouling"] * np.minimum(age / FOULED_DAY, 1.3), 0.0)
+        self._fans_lost = 1 - (1 - effects["fans_lost"]) * (1 - fouled)
+        failing = (effects["fans_lost"] > EMERGENCY_FROM_LOST) | (effects["inlets_shut"] > EMERGENCY_FROM_LOST)
         self._wind = wander(self._wind, dt_s, 1200.0, 0.04, self._rng.standard_normal(len(age)))
+        self._draw(effects)
         steps = max(1, math.ceil(dt_s / SUBSTEP_S))
+        heater_w, any_failing = self._heater_w * (1 - effects["heat_lost"]), bool(failing.any() or self._opening.any())
         for _ in range(steps):
             self._control(dt_s / steps, minimum, heat_set, outside, warm=warm)
-            self._open(dt_s / steps, fans_lost)
-            self._balance(dt_s / steps, heat, co2_m3_s, nh3_g_s, fresh, outside, fans_lost, heat_lost)
+            if any_failing:
+                self._open(dt_s / steps, failing)
+            air = self._air_flow(outside, effects["door"])
+            self._balance(dt_s / steps, air, heat, co2_m3_s, nh3_g_s, fresh, leak_g_s, outside, incoming, heater_w)
 
-    def _ammonia_g_s(self, age: Array, alive: Array, humidity: Array) -> Array:
+    def _wet(self, dt_s: float, alive: Array, humidity: Array, effects: Mapping[str, Array]) -> None:
+        """Let the litter take up and give off moisture."""
+        leak = np.minimum(effects["leak_l_h_bird"] / LEAK_L_H_BIRD, 1)
+        ends = LITTER_USUAL + LITTER_PER_RH * (humidity - 65) + LITTER_WET * effects["wet"] + LITTER_LEAK * leak
+        self.litter = np.where(alive > 0, _mixed(self.litter, ends, math.exp(-dt_s / LITTER_S)), LITTER_NEW)
+
+    def _cool(
+        self, dt_s: float, outside: Array, fresh: Array, outside_humidity: Array, warm: NDArray[np.bool_], lost: Array
+    ) -> tuple[Array, Array]:
+        """Return the temperature and the vapour (g/m3) of the air that comes in, cooled where it is too warm inside."""
+        p = self._p
+        too_warm = self.temperature - self.set_point - p["cooling_from_k"]
+        wanted = limit(too_warm / COOLING_OVER_K, 0, 1) * p["is_cooled"] * warm * (1 - lost)
+        self.cooling = _mixed(self.cooling, wanted, math.exp(-dt_s / COOLING_LAG_S))
+        if not (self.cooling > 0.01).any():  # noqa: PLR2004 - most of the year, most farms: nothing to work out
+            return outside, fresh
+        by_k = self.cooling * p["cooling_effect"] * np.maximum(outside - wet_bulb(outside, outside_humidity), 0)
+        return outside - by_k, fresh + COOLING_G_M3K * by_k
+
+    def _draw(self, effects: Mapping[str, Array]) -> None:
+        """Work out how the fans draw against the inlets, and the pressure that comes of it.
+
+        Inlets that open as they should hold the wanted pressure; it goes with the flow squared and the opening to the
+        power of -2. The fans' flow falls with the root of what is left of ``FAN_PA``.
+        """
+        share = self._p["pressure_pa"] / FAN_PA
+        resists = 1 / (1 - 0.98 * effects["inlets_shut"] + DOOR_OPENING * effects["door"]) ** 2
+        self._drawn = 1 / np.sqrt(1 - share + share * resists)
+        flow = (1 - self._fans_lost) * self._drawn * (1 + self._wind)
+        runs = np.minimum(self.ventilation / 0.01, 1)  # with no fan there is no pressure
+        self.pressure = self._p["pressure_pa"] * resists * flow * flow * runs
+
+    def _ammonia_g_s(self, age: Array, alive: Array) -> Array:
         litter = NH3_NEW_LITTER_G * np.maximum(age - NH3_FIRST_DAY, 0) * self._p["nh3_factor"]
-        # wet litter gives more (a tenth for 5 %RH), full air takes less: none at 150 ppm; both assumed
+        # wet litter gives more, full air takes less: none at 150 ppm; both assumed
         litter = litter * np.maximum(1 - self.ammonia / 150, 0)
-        return np.asarray(litter * alive / 86_400 * np.exp(0.02 * (humidity - 65)), np.float64)
+        return np.asarray(litter * alive / 86_400 * np.exp(LITTER_NH3 * (self.litter - LITTER_USUAL)), np.float64)
 
     def _set(
         self,
-        age: Array,
+        hour: NDArray[np.intp],
         kg: Array,
         alive: Array,
         humidity: Array,
@@ -173,10 +242,9 @@ class Climate:
     ) -> Array:
         """Set the point and return the minimum ventilation as a share of all fans."""
         p = self._p
-        curves = [np.interp(age, SET_DAYS, curve) for curve in SET_CEL]
-        mixed = curves[0] + p["set_point_mix"] * (curves[1] - curves[0]) + p["set_point_offset"]
+        mixed = self._set_by_hour[np.arange(len(hour)), hour] + p["set_point_offset"]
         self.set_point = np.where(warm, mixed, EMPTY_CEL)
-        moist = limit(humidity - np.interp(age, SET_DAYS, SET_HUMIDITY), 0, 30)
+        moist = limit(humidity - SET_HUMIDITY_BY_HOUR[hour], 0, 30)
         birds = minimum_ventilation(kg) * alive * p["min_vent_factor"] * (1 + p["humidity_gain"] * moist)
         empty = np.where(washing, WASH_VENT_SHARE, np.where(warm, 0.0, EMPTY_VENT_SHARE))
         return limit(np.where(alive > 0, birds / self._max_vent, empty), 0, 1)
@@ -198,29 +266,32 @@ class Climate:
         self._heat_integral = limit(self._heat_integral + dt_s / 1500 * too_cold / 6, 0, 1)
         self.heating = np.where(warm, limit(self._heat_integral + too_cold / 6, 0, 1), 0.0)
 
-    def _open(self, dt_s: float, fans_lost: Array) -> None:
+    def _open(self, dt_s: float, failing: NDArray[np.bool_]) -> None:
         """Let the emergency openings move: they are there for failing fans, not for hot days."""
         too_warm = self.temperature - self.set_point - EMERGENCY_FROM_K
-        wanted = np.where(fans_lost > 0, limit(too_warm / (EMERGENCY_FULL_K - EMERGENCY_FROM_K), 0, 1), 0.0)
+        wanted = np.where(failing, limit(too_warm / (EMERGENCY_FULL_K - EMERGENCY_FROM_K), 0, 1), 0.0)
         self._opening = _mixed(self._opening, wanted, math.exp(-dt_s / EMERGENCY_S))
 
     def _balance(
         self,
         dt_s: float,
+        air: Array,
         heat: Array,
         co2_m3_s: Array,
         nh3_g_s: Array,
         fresh: Array,
+        leak_g_s: Array,
         outside: Array,
-        fans_lost: Array,
-        heat_lost: Array,
+        incoming: Array,
+        heater_w: Array,
     ) -> None:
-        air = self._air_flow(outside, fans_lost)  # m3/s
-        heater = self.heating * (1 - heat_lost) * self._heater_w
+        heater = self.heating * heater_w
         sensible = heat * sensible_share(self.temperature)
-        air_w_k = AIR_J_M3K * air + self._shell_w_k
-        total_w_k = air_w_k + self._mass_w_k
-        settled = (sensible + heater + air_w_k * outside + self._mass_w_k * self._mass_cel) / total_w_k
+        air_w_k = AIR_J_M3K * air
+        total_w_k = air_w_k + self._shell_w_k + self._mass_w_k
+        gained = sensible + heater - leak_g_s * EVAPORATION_KJ_KG
+        through = air_w_k * incoming + self._shell_w_k * outside + self._mass_w_k * self._mass_cel
+        settled = (gained + through) / total_w_k
         before = self.temperature
         self.temperature = settled + (before - settled) * np.exp(-total_w_k / self._air_j_k * dt_s)
         keep = np.exp(-self._mass_w_k / self._mass_j_k * dt_s)
@@ -228,19 +299,20 @@ class Climate:
 
         keep = np.exp(-air / self.volume_m3 * dt_s)
         burner = heater * self._burner
-        water = (heat - sensible) / EVAPORATION_KJ_KG + burner * BURNER_WATER_G_J  # g/s: W / (kJ/kg) = g/s
+        water = (heat - sensible) / EVAPORATION_KJ_KG + burner * BURNER_WATER_G_J + leak_g_s  # g/s: W / (kJ/kg) = g/s
         self.vapour = _mixed(self.vapour, fresh + water / air, keep)
         self.vapour = np.minimum(self.vapour, 2.1667 * saturation_pa(self.temperature) / (self.temperature + 273.15))
         co2 = (co2_m3_s + burner * BURNER_CO2_M3_J) / air * 1e6
         self.co2 = _mixed(self.co2, OUTSIDE_CO2_PPM + co2, keep)
         self.ammonia = _mixed(self.ammonia, nh3_g_s / air / NH3_G_M3_PPM, keep)
 
-    def _air_flow(self, outside: Array, fans_lost: Array) -> Array:
-        """Return what really goes through the house, m3/s: fans in the wind, leaks, emergency openings."""
-        fans = self.ventilation * (1 + self._wind) * (1 - fans_lost) * self._max_vent / 3600
+    def _air_flow(self, outside: Array, door: Array) -> Array:
+        """Return what really goes through the house, m3/s: fans in the wind, leaks, emergency openings, a gate."""
+        fans = self.ventilation * (1 + self._wind) * (1 - self._fans_lost) * self._drawn * self._max_vent / 3600
         leaks = LEAK_AIR_CHANGES_H * self.volume_m3 / 3600
         chimney = np.sqrt(np.maximum(self.temperature - outside, 0) / 10)
-        emergency = self._opening * EMERGENCY_AIR_CHANGES_H * chimney * self.volume_m3 / 3600
+        openings = self._opening * EMERGENCY_AIR_CHANGES_H + door * DOOR_AIR_CHANGES_H
+        emergency = openings * chimney * self.volume_m3 / 3600
         return np.asarray(np.maximum(fans, 0) + leaks + emergency, np.float64)
 
 

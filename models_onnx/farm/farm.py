@@ -8,7 +8,8 @@ For training and tests, everything in memory at once::
     recording.flocks                 # a FlockTruth for every flock, by house and time
     recording.true_weight_g          # [houses, days], at noon (the day of the breed's tables), NaN = empty
     recording.live_birds             # [houses, days], the same
-    recording.faults                 # the ground truth of the faults
+    recording.true_weight_sd_g       # [houses, days], the spread of the birds' weights
+    recording.faults                 # what went wrong; ``truth.truths_of`` says from when on it showed
 
 As a stream with flat memory, for MQTT and files::
 
@@ -34,12 +35,23 @@ from agent.domain import from_ms, to_ms
 from agent.errors import UsageError
 from models_onnx.farm.birds import Birds
 from models_onnx.farm.climate import Climate
+from models_onnx.farm.deaths import Rounds
 from models_onnx.farm.faults import FaultPlan
 from models_onnx.farm.flocks import PLACED_AT, happenings, plan_flock
-from models_onnx.farm.params import FARM_RANGES, HOUSE_RANGES, columns, draw, generator
+from models_onnx.farm.params import (
+    COOLED,
+    HOT_FANS,
+    HOUSE_RANGES,
+    RangeSet,
+    climate_of,
+    columns,
+    draw,
+    draw_weather,
+    generator,
+)
 from models_onnx.farm.sensors import SIGNALS, Sensors
 from models_onnx.farm.supply import Supply
-from models_onnx.farm.weather import Weather
+from models_onnx.farm.weather import Weather, humidity_pct, vapour_g_m3
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,7 +60,6 @@ if TYPE_CHECKING:
 
     from models_onnx.farm.faults import Fault
     from models_onnx.farm.flocks import FlockPlan, Happening
-    from models_onnx.farm.params import RangeSet
 
     Array = NDArray[np.float64]
 
@@ -88,6 +99,7 @@ class FlockTruth:
     placed_on: date
     placed_ms: int
     birds_placed: int
+    birds_told: int  # as people tell it: the same, unless they are wrong
     strain: str
     sex: str
     parent_age_weeks: int
@@ -95,6 +107,22 @@ class FlockTruth:
     thinned_ms: int | None
     end_ms: int  # planned, or real if it has ended
     slaughter_weight_g: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What ``simulate`` was asked for, to do it again with other faults."""
+
+    houses: int
+    days: int
+    seed: int
+    step_s: int
+    ranges: RangeSet
+    ages: tuple[int, ...] | None
+    start: datetime
+    houses_per_farm: int | None
+    gaps: bool
+    restock: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +134,11 @@ class Recording:
     farm_of: NDArray[np.intp]  # [houses]: which farm each house belongs to
     flocks: tuple[FlockTruth, ...]
     true_weight_g: Array
+    true_weight_sd_g: Array
     live_birds: Array
     faults: tuple[Fault, ...]
     told: tuple[Told, ...]
+    run: Run
 
 
 class Farm:
@@ -152,14 +182,20 @@ class Farm:
         self.farm_of = np.arange(houses) // (houses_per_farm or houses)
         self._seed, self._ranges, self._restock = seed, ranges, restock
         self._houses = columns([draw(HOUSE_RANGES, ranges, generator(seed, ranges, 1, i)) for i in range(houses)])
-        farms = columns([draw(FARM_RANGES, ranges, generator(seed, ranges, 0, i)) for i in range(self.farm_of[-1] + 1)])
-        self._plan = FaultPlan(faults, houses)
+        count = int(self.farm_of[-1]) + 1
+        farms = columns([draw_weather(seed, ranges, i) for i in range(count)])
+        self.climates = tuple(climate_of(seed, ranges, i) for i in range(count))  # of each farm, by name
+        cooled = np.array([COOLED[name] for name in self.climates])[self.farm_of]
+        fans = np.array([HOT_FANS.get(name, 1.0) for name in self.climates])[self.farm_of]
+        self._houses["is_cooled"] = np.where(self._houses["cooling"] < cooled, 1.0, 0.0)
+        self._houses["max_vent_m3h_bird"] = self._houses["max_vent_m3h_bird"] * fans
+        self._plan = FaultPlan(faults, self.farm_of)
 
         self._weather = Weather(farms, generator(seed, ranges, 3))
         self.birds = Birds(self._houses, generator(seed, ranges, 4))
         self._sensors = Sensors(self._houses, generator(seed, ranges, 6), gaps=gaps)
         self._supply = Supply(self._houses)
-        self._rounds_rng = generator(seed, ranges, 7)
+        self._rounds = Rounds(self._houses, generator(seed, ranges, 7))
 
         self._flocks: list[FlockPlan | None] = [None] * houses  # present
         self._ended: list[FlockTruth] = []
@@ -170,8 +206,6 @@ class Farm:
             placed_ms = self.start_ms if age == 0 and at_start else None
             self._expect(house, 0, start.date() - timedelta(days=age), placed_ms)
         self._warm, self._washing = np.zeros(houses, bool), np.zeros(houses, bool)
-        self._round_ms = np.zeros(houses, np.int64)  # the farmer's next round
-        self._uncounted = np.zeros(houses)  # what rounding left of the dead
 
         earliest = min(start - timedelta(days=max(ages)), begin or start) - BEFORE
         self.at_ms = to_ms(earliest)
@@ -197,20 +231,31 @@ class Farm:
         dt_s = dt_ms / 1000
         self.at_ms += dt_ms
         told = self._happen()
+        for fault in self._plan.thinned_between(self.at_ms - dt_ms, self.at_ms):
+            self.birds.remove(fault.house, fault.severity)
         self._weather.advance(dt_s, self.at_ms / DAY_MS % 365.25, self._hour(dt_ms / 2))
-        truth = self._live(dt_s, self._plan.size_at(self.at_ms - dt_ms))
-        truth["dead"], records = self._rounds()
-        values = self._sensors.read(dt_s, self.at_ms, truth, self._plan.stuck_at(self.at_ms - dt_ms))
+        truth = self._live(dt_s, self._plan.effects_at(self.at_ms - dt_ms))
+        truth["dead"], truth["culled"], counts = self._rounds.make(self.at_ms, self.birds)
+        values = self._sensors.read(dt_s, self.at_ms, truth, self._plan.of_sensors_at(self.at_ms - dt_ms))
+        day = from_ms(self.at_ms).date().isoformat()
+        records = [
+            Told(self.at_ms, one.house, {"action": "record", "date": day, "dead": one.dead, "culled": one.culled})
+            for one in counts
+        ]
         return Step(self.at_ms, values, (*told, *records))
 
-    def _live(self, dt_s: float, fault: Mapping[str, Array]) -> dict[str, Array]:
+    def _live(self, dt_s: float, effects: Mapping[str, Array]) -> dict[str, Array]:
         """Let birds, supply and air pass one step; return the truth that the sensors are shown."""
         birds, climate = self.birds, self.climate
         hour = self._hour(dt_s * 500)
         outside = self._weather.temperature[self.farm_of]
         outside_humidity = self._weather.humidity[self.farm_of]
-        sick, felt = fault["disease"], climate.felt
-        did = birds.behave(dt_s, self.at_ms, hour, felt, climate.set_point, sick)
+        if effects["warmer_k"].any():  # the same vapour in warmer air
+            vapour = vapour_g_m3(outside, outside_humidity)
+            outside = outside + effects["warmer_k"]
+            outside_humidity = humidity_pct(outside, vapour)
+        felt = climate.felt
+        did = birds.behave(dt_s, self.at_ms, hour + effects["clock_h"], felt, climate.set_point, effects)
         present = birds.alive > 0
         mass = birds.alive * (dt_s / 86_400 / 1000)  # g (ml) per bird and day -> kg (l) per house and step
         supplied = self._supply.advance(
@@ -218,13 +263,12 @@ class Farm:
             self._hour(0),
             wanted_kg=did.feed * mass,
             wanted_l=did.water * mass,
-            blocked=fault["water_line_blocked"],
-            outage=fault["feed_outage"],
             offered=present & ~birds.fasting,
+            effects=effects,
         )
         per_bird = np.divide(1.0, mass, out=np.zeros_like(mass), where=present)
         eaten, drunk = supplied.eaten_kg * per_bird, supplied.water_l * per_bird
-        birds.live(dt_s, did, feed=eaten, water=drunk, felt=felt, ammonia=climate.ammonia, sick=sick)
+        birds.live(dt_s, did, feed=eaten, water=drunk, felt=felt, ammonia=climate.ammonia, effects=effects)
         climate.advance(
             dt_s,
             age=birds.age,
@@ -235,8 +279,7 @@ class Farm:
             washing=self._washing,
             outside=outside,
             outside_humidity=outside_humidity,
-            fans_lost=fault["ventilation_failure"],
-            heat_lost=fault["heater_failure"],
+            effects=effects,
         )
         lux = self._houses["lux"] * did.lit * np.where(birds.age < 7, FIRST_WEEK_LUX, 1.0)
         return {
@@ -246,39 +289,20 @@ class Farm:
             "ammonia": climate.ammonia,
             "ventilation": climate.ventilation,
             "heating": climate.heating,
-            "water": supplied.water_l,
+            "water": supplied.metered_l,
             "feed": supplied.augered_kg,
             "silo": self._supply.silo,
             "light": np.where(present, lux, np.where(self._washing, WASH_LUX, 0.0)),
+            "pressure": climate.pressure,
             "outside_temperature": outside,
             "outside_humidity": outside_humidity,
             "age": birds.age,
             "true_weight": birds.weight,
+            "spread": birds.weight_sd,
+            "dirt": effects["dirt_g"],
             "alive": birds.alive,
             "activity": did.activity,
         }
-
-    def _rounds(self) -> tuple[Array, list[Told]]:
-        """Return the dead that the farmer tells now, NaN where he makes no round, and the same as commands."""
-        houses = len(self._round_ms)
-        dead = np.full(houses, np.nan)
-        noise = self._rounds_rng.standard_normal(houses)
-        due = np.flatnonzero((self._round_ms > 0) & (self.at_ms >= self._round_ms))
-        told = []
-        for i in due:
-            house = int(i)
-            # whole birds around the expectation with the spread of chance; the rest is carried on, so nothing is lost
-            expected = float(self.birds.unreported[house])
-            exact = expected + expected**0.5 * float(noise[house]) + float(self._uncounted[house])
-            dead[house] = max(round(exact), 0)
-            self._uncounted[house] = exact - dead[house]
-            self.birds.unreported[house] = 0.0
-            self._round_ms[house] += DAY_MS
-            day = from_ms(self.at_ms).date().isoformat()
-            told.append(
-                Told(self.at_ms, house, {"action": "record", "date": day, "dead": int(dead[house]), "culled": 0})
-            )
-        return dead, told
 
     def _happen(self) -> list[Told]:
         """Let the agenda's happenings up to now take place; return what people tell of them."""
@@ -299,10 +323,8 @@ class Farm:
                 return [{"action": "state", "state": "preheat"}]
             case "place":
                 self._flocks[house], self._removed[house], self._warm[house] = plan, None, True
-                self._uncounted[house] = 0.0
                 self.birds.place(plan)
-                hour_ms = round(self._houses["round_h"][house] * HOUR_MS)
-                self._round_ms[house] = (at_ms - hour_ms) // DAY_MS * DAY_MS + DAY_MS + hour_ms
+                self._rounds.begin(house, at_ms)
                 return [place_command(self._truth(plan, None))]
             case "fast":
                 self.birds.fasting[house] = True
@@ -326,7 +348,8 @@ class Farm:
         self._ended.append(self._truth(plan, weight))
         self.birds.remove(house, 1.0)
         self.birds.fasting[house] = False
-        self._flocks[house], self._warm[house], self._round_ms[house] = None, False, 0
+        self._flocks[house], self._warm[house] = None, False
+        self._rounds.end(house)
         if self._restock:
             self._expect(house, plan.number + 1, plan.next_placed_on)
         return {"action": "end", "at": iso(at_ms), "slaughter_weight_g": weight}
@@ -351,6 +374,7 @@ class Farm:
             plan.placed_on,
             plan.placed_ms,
             plan.birds_placed,
+            self._plan.count_told(plan.house, plan.birds_placed, plan.placed_ms, plan.end_ms),
             plan.strain,
             plan.sex,
             plan.parent_age_weeks,
@@ -370,7 +394,7 @@ def place_command(flock: FlockTruth) -> dict[str, str | int | float]:
         "action": "place",
         "flock": flock.flock,
         "placed_on": flock.placed_on.isoformat(),
-        "birds_placed": flock.birds_placed,
+        "birds_placed": flock.birds_told,
         "strain": flock.strain,
         "sex": flock.sex,
         "parent_age_weeks": flock.parent_age_weeks,
@@ -435,18 +459,22 @@ def simulate(
     count = days * 86_400 // step_s
     at_ms = farm.start_ms + (np.arange(count, dtype=np.int64) + 1) * step_s * 1000
     values = np.empty((len(SIGNALS), houses, count))
-    weight, live = np.full((houses, days), np.nan), np.zeros((houses, days))
+    weight, live = np.full((2, houses, days), np.nan), np.zeros((houses, days))
     per_day = 86_400 // step_s
     for n, step in enumerate(farm.steps(step_s, int(at_ms[-1]))):
         values[:, :, n] = step.values
         told += step.told
         if n % per_day == per_day // 2:
             here = farm.birds.alive > 0
-            weight[:, n // per_day] = np.where(here, farm.birds.weight, np.nan)
+            weight[0, :, n // per_day] = np.where(here, farm.birds.weight, np.nan)
+            weight[1, :, n // per_day] = np.where(here, farm.birds.weight_sd, np.nan)
             live[:, n // per_day] = farm.birds.alive
     signals = {name: values[i] for i, name in enumerate(SIGNALS)}
     flocks = finish(farm) if to_slaughter else farm.flocks()
-    return Recording(at_ms, signals, farm.farm_of, flocks, weight, live, tuple(faults), tuple(told))
+    run = Run(
+        houses, days, seed, step_s, ranges, None if ages is None else tuple(ages), start, houses_per_farm, gaps, restock
+    )
+    return Recording(at_ms, signals, farm.farm_of, flocks, *weight, live, tuple(faults), tuple(told), run)
 
 
 def finish(farm: Farm) -> tuple[FlockTruth, ...]:

@@ -1,12 +1,13 @@
 """What differs between farms, houses and flocks, drawn from documented ranges.
 
 Three sets of ranges: farms of ``train`` and ``validation`` come from the same ranges but are never the same farms;
-those of ``test`` are partly another physics (other constants, another controller, another weigher), so that a model
-which only learnt this simulator's habits shows it.
+those of ``test`` are partly another physics (other constants, another controller, another weigher, a climate more), and
+have faults and courses of faults that no other set has (``HELD_OUT_FAULTS``, ``SHAPES``), so that a model which only
+learnt this simulator's habits shows it.
 
 Sources: the S and F numbers are those of docs/sources.md (S32 SKOV Viper curves, S42 European flocks, S44/S45 water to
 feed, S51 Aviagen 2018 minimum ventilation, S55 lighting law 2007/43/EC, S56/S57 house sizes, S60 CIGR 2002 and its
-bias, S61 ammonia, S68 weigher correction, F1 commercial flocks). "assumed" is our judgement: no source gave it.
+bias, S61 ammonia, S63 first week, S66 spread within a sex, S68 weigher correction, F1 commercial flocks, F3 a house). "assumed" is our judgement: no source gave it.
 A source is that of ``low`` and ``high``; how far ``test`` goes beyond is assumed throughout.
 """
 
@@ -94,6 +95,25 @@ HOUSE_RANGES: Mapping[str, Range] = {
     "nh3_bias": Range(-0.7, 0.7),  # DOL 53: within 1.5 ppm [S14]; the worst are rare, assumed
     "round_h": Range(7.5, 8.6),  # our judgement: when the farmer tells yesterday's dead, after the morning round
     "gap_rate": Range(0.0, 0.02, (0.0, 0.06)),  # dropouts per sensor and day; assumed: real farms vary widely [F1]
+    # air and cooling
+    "pressure_pa": Range(8, 22, (5, 35)),  # below outside, as the computer holds it with the inlets; assumed
+    "fouling": Range(0.0, 0.08, (0.0, 0.2)),  # of the fans' flow by day 42: dust, until the wash; assumed
+    "cooling": Range(0, 1),  # cooled by water where below its climate's share (``COOLED``)
+    "cooling_effect": Range(0.55, 0.8, (0.4, 0.9)),  # of what the air could take up: fogging to pads; assumed
+    "cooling_from_k": Range(3.0, 5.0, (2.0, 6.0)),  # above the set point; assumed
+    # who counts the dead, and how (``deaths``); our judgement but for what they were fitted to, [F1]
+    "deaths_uneven": Range(0.2, 0.4, (0.15, 0.55)),  # log sd of one day's mortality around its pattern
+    "weekend_found": Range(0.5, 1.0, (0.3, 1.0)),  # of the dead on a quicker Sunday round; the rest on Monday
+    "late_rate": Range(0.0, 0.03, (0.0, 0.08)),  # of the days that are told one day late, with the next
+    "cull_share": Range(0.0, 0.4, (0.0, 0.6)),  # of the losses that people cull, below 0.1 none: told as dead
+    "cull_days": Range(1, 7),  # between culling rounds
+    # the scale and the sensors
+    "scale_pairs": Range(0.0, 0.004, (0.0, 0.01)),  # weighings of two birds at once that its filter lets through
+    "scale_dirt_g_day": Range(0.0, 2.0, (0.0, 5.0)),  # litter that stays on it, until wiped; assumed
+    "scale_wiped_days": Range(4, 15),  # how often that is, in the mean; assumed
+    "co2_zero_poor": Range(0, 1),  # below 0.08 the zero is wrong: below 400 ppm, in one real house in 58 % of readings
+    "co2_zero": Range(-300, -60),  # ppm, there; size assumed
+    "coarse": Range(0, 1),  # below 0.15 temperature and NH3 come in whole numbers, as from a real house [F3]
 }
 
 FLOCK_RANGES: Mapping[str, Range] = {
@@ -115,10 +135,20 @@ FLOCK_RANGES: Mapping[str, Range] = {
     "catch_hour": Range(3, 16),  # when the catchers begin; assumed
     "downtime_days": Range(7, 15),  # until the next placement: up to 7 flocks a year [S56]; spread assumed
     "cv_first": Range(0.07, 0.09),  # spread of bird weights at placement; about 8 % is the aim [S39b]
+    "cv_last": Range(0.07, 0.11, (0.05, 0.13)),  # within one sex at day 35: 5 % even, 10 % uneven [S66]
+    # deaths that are no outbreak; our judgement
+    "chicks": Range(-0.4, 0.7, (-0.7, 1.1)),  # log of the factor on the first week: 1.3 to 1.42 % in all [S63]
+    "bad_day": Range(0, 1),  # below 0.3 there is one
+    "bad_day_age": Range(8, 40),
+    "bad_day_deaths": Range(0.0005, 0.002, (0.0005, 0.003)),  # that died of it
+    "slow_rise": Range(0, 1),  # below 0.25 they rise slowly
+    "slow_rise_age": Range(12, 32),
+    "slow_rise_times": Range(1.0, 4.0, (1.0, 6.0)),  # more than usual, after ten days
 }
 
+# the weather of a maritime climate, Denmark to northern France; the others change some of it (``CLIMATES``)
 FARM_RANGES: Mapping[str, Range] = {  # our judgement, all of them: no station's record, only weather that is plausible
-    "mean_cel": Range(7, 13, (3, 13)),  # yearly mean outside; northern and western Europe, test also beyond
+    "mean_cel": Range(7, 13, (3, 13)),  # yearly mean outside
     "season_cel": Range(7, 11, (4, 12)),  # amplitude of the year
     "diurnal_cel": Range(2.5, 5.5, (2, 6.5)),  # amplitude of a clear day
     "fronts_cel": Range(2.5, 4.0, (2, 4.5)),  # sd of what fronts bring
@@ -126,6 +156,79 @@ FARM_RANGES: Mapping[str, Range] = {  # our judgement, all of them: no station's
     "dew_depression_cel": Range(2.0, 5.0, (1, 9)),  # day's mean temperature above the dew point
     "coldest_day": Range(15, 35, (15, 220)),  # day of the year; test also has the southern hemisphere
 }
+
+# what other climates change in it; our judgement, by the look of climate charts
+CLIMATES: Mapping[str, Mapping[str, Range]] = {
+    "maritime": {},
+    "continental": {  # Poland to the Corn Belt
+        "mean_cel": Range(7, 12),
+        "season_cel": Range(11, 14, (11, 16)),
+        "diurnal_cel": Range(4, 7),
+        "fronts_cel": Range(3.0, 5.0),
+        "dew_depression_cel": Range(3, 6),
+    },
+    "mediterranean": {
+        "mean_cel": Range(14, 18),
+        "season_cel": Range(7, 9),
+        "diurnal_cel": Range(5, 8),
+        "fronts_cel": Range(2.0, 3.0),
+        "dew_depression_cel": Range(5, 9),
+    },
+    "humid_subtropical": {  # the south-east of the USA, southern Brazil
+        "mean_cel": Range(15, 20),
+        "season_cel": Range(7, 10),
+        "diurnal_cel": Range(4, 6),
+        "fronts_cel": Range(2.5, 4.0),
+        "dew_depression_cel": Range(2, 5),
+    },
+    "semi_arid": {  # only in ``test``
+        "mean_cel": Range(16, 22),
+        "season_cel": Range(8, 11),
+        "diurnal_cel": Range(7, 9),
+        "fronts_cel": Range(2.0, 3.0),
+        "dew_depression_cel": Range(10, 16),
+    },
+}
+CLIMATE_SHARES: Mapping[RangeSet, Mapping[str, float]] = {
+    "train": {"maritime": 0.55, "continental": 0.2, "mediterranean": 0.15, "humid_subtropical": 0.1},
+    "validation": {"maritime": 0.55, "continental": 0.2, "mediterranean": 0.15, "humid_subtropical": 0.1},
+    "test": {
+        "maritime": 0.45,
+        "continental": 0.2,
+        "mediterranean": 0.1,
+        "humid_subtropical": 0.15,
+        "semi_arid": 0.1,
+    },
+}
+# of the houses, those that are cooled by water, and how much more the fans of all houses there can do; our judgement
+COOLED: Mapping[str, float] = {
+    "maritime": 0.15,
+    "continental": 0.5,
+    "mediterranean": 0.95,
+    "humid_subtropical": 0.95,
+    "semi_arid": 1.0,
+}
+HOT_FANS: Mapping[str, float] = {"continental": 1.2, "mediterranean": 1.5, "humid_subtropical": 1.6, "semi_arid": 1.6}
+
+# Only farms of ``test`` have these faults, and these courses of a fault: a model meets something it has never seen.
+HELD_OUT_FAULTS = frozenset({"inlet_stuck", "door_open", "enteritis"})
+SHAPES: Mapping[str, Range] = {  # of the faults that are not named: 0 to 1
+    "fan_fouling": Range(0.0, 0.5, (0.0, 1.0)),  # beyond 0.5 in stairs: belts
+    "mortality_outbreak": Range(0.0, 0.8, (0.0, 1.0)),  # beyond 0.8 it takes more than five days to rise
+    "growth_lag": Range(0.0, 0.8, (0.0, 1.0)),  # beyond 0.8 it comes at once
+}
+
+
+def climate_of(seed: int, ranges: RangeSet, farm: int) -> str:
+    """Return the climate in which a farm lies."""
+    drawn, names = float(generator(seed, ranges, 8, farm).random()), CLIMATE_SHARES[ranges]
+    edges = np.cumsum(list(names.values()))
+    return list(names)[min(int(np.searchsorted(edges, drawn, "right")), len(names) - 1)]
+
+
+def draw_weather(seed: int, ranges: RangeSet, farm: int) -> dict[str, float]:
+    """Return one value for every parameter of a farm's weather."""
+    return draw({**FARM_RANGES, **CLIMATES[climate_of(seed, ranges, farm)]}, ranges, generator(seed, ranges, 0, farm))
 
 
 def generator(seed: int, ranges: RangeSet, *path: int) -> np.random.Generator:

@@ -22,7 +22,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from agent.domain import to_ms
 from agent.errors import BrokerError
 from models_onnx.farm.farm import still_true
-from models_onnx.farm.sensors import SIGNALS
+from models_onnx.farm.sensors import BY_PEOPLE, SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -124,7 +124,7 @@ class Publisher:
             told = {
                 name: int(value) if value.is_integer() else value
                 for name, value in zip(SIGNALS, values, strict=True)
-                if value == value and name != "dead"  # noqa: PLR0124 - NaN, which is no reading, does not equal itself
+                if value == value and name not in BY_PEOPLE  # noqa: PLR0124 - NaN, which is no reading, does not equal itself
             }
             if not told:
                 continue

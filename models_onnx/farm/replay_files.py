@@ -10,7 +10,7 @@ import numpy as np
 
 from agent.errors import UsageError
 from models_onnx.farm.farm import finish, iso, still_true
-from models_onnx.farm.faults import STUCK_BY_DEFAULT
+from models_onnx.farm.faults import fault_name
 from models_onnx.farm.sensors import SIGNALS
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _flocks(flocks: Iterable[FlockTruth], houses: Sequence[str]) -> list[tuple[o
             houses[flock.house],
             flock.flock,
             flock.placed_on,
-            flock.birds_placed,
+            flock.birds_told,
             flock.strain,
             flock.sex,
             flock.parent_age_weeks,
@@ -117,8 +117,3 @@ def _flocks(flocks: Iterable[FlockTruth], houses: Sequence[str]) -> list[tuple[o
 
 def _truth(faults: Iterable[Fault], houses: Sequence[str]) -> list[tuple[object, ...]]:
     return [(fault_name(f), houses[f.house], iso(f.from_ms), iso(f.to_ms), f.severity) for f in faults]
-
-
-def fault_name(fault: Fault) -> str:
-    """Return a fault's name as the command line takes it: with the signal, where not the usual sensor is stuck."""
-    return fault.name if fault.signal in {None, STUCK_BY_DEFAULT} else f"{fault.name}-{fault.signal}"

@@ -29,7 +29,8 @@ LORRY_HOUR = 10.0  # when the feed lorry comes; assumed
 class Supplied:
     """What came in one step, per house."""
 
-    water_l: Array  # drunk, as the meter counts it
+    water_l: Array  # drunk
+    metered_l: Array  # gone through the meter: drunk, or run away
     eaten_kg: Array
     augered_kg: Array  # brought into the pans, as the feed weigher counts it
 
@@ -51,20 +52,25 @@ class Supply:
         *,
         wanted_kg: Array,
         wanted_l: Array,
-        blocked: Array,
-        outage: Array,
         offered: NDArray[np.bool_],
+        effects: Mapping[str, Array],
     ) -> Supplied:
         """Move ``dt_s`` seconds on, to an ``hour`` of the day.
 
-        ``blocked`` and ``outage`` are the shares that do not come; where nothing is ``offered`` the pans are lifted.
+        Where nothing is ``offered`` the pans are lifted; ``effects`` are those of ``faults``.
         """
-        most = np.where(offered, AUGER_KG_BIRD_DAY * self._birds * dt_s / DAY_S * (1 - outage), 0.0)
+        most = np.where(offered, AUGER_KG_BIRD_DAY * self._birds * dt_s / DAY_S * (1 - effects["feed_lost"]), 0.0)
         room = np.maximum(PANS_KG_BIRD * self._birds - self._pans, 0) + wanted_kg
         augered = np.minimum(np.minimum(most, room), self.silo)
+        # where the feed bridges, less comes than is wanted, and the pans run down
+        bridge = effects["bridge"]
+        augered = np.where(bridge > 0, np.minimum(augered, (1 - bridge) * wanted_kg), augered)
         eaten = np.where(offered, np.minimum(wanted_kg, self._pans + augered), 0.0)
         self._pans = np.where(offered, self._pans + augered - eaten, 0.0)
         self.silo = self.silo - augered
         if LORRY_HOUR <= hour < LORRY_HOUR + dt_s / 3600:
             self.silo = np.where(self.silo < REFILL_BELOW * self._silo_kg, REFILLED_TO * self._silo_kg, self.silo)
-        return Supplied(wanted_l * (1 - blocked), eaten, augered)
+        flows = 1 - effects["blocked"]
+        drunk = wanted_l * flows
+        leaked = np.where(offered | (wanted_l > 0), effects["leak_l_h_bird"] * self._birds * dt_s / 3600 * flows, 0.0)
+        return Supplied(drunk, drunk + leaked, eaten, augered)

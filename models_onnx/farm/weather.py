@@ -37,6 +37,13 @@ def humidity_pct(temperature: Array, vapour: Array) -> Array:
     return np.asarray(100 * vapour * (temperature + 273.15) / 2.1667 / saturation_pa(temperature), np.float64)
 
 
+def wet_bulb(temperature: Array, humidity: Array) -> Array:
+    """Return the wet-bulb temperature of air at sea level: the coldest that water can make it (Stull 2011)."""
+    t, rh = temperature, limit(humidity, 5, 99)
+    first = t * np.arctan(0.151977 * np.sqrt(rh + 8.313659)) + np.arctan(t + rh) - np.arctan(rh - 1.676331)
+    return np.asarray(first + 0.00391838 * rh**1.5 * np.arctan(0.023101 * rh) - 4.686035, np.float64)
+
+
 class Weather:
     """Temperature and humidity outside, of ``farms`` stations at once; steps of any length, the same statistics."""
 
