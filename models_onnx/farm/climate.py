@@ -1,8 +1,8 @@
 """The air in the houses: heat, moisture, carbon dioxide and ammonia balances, and the computer that controls it.
 
 One well-mixed volume of air, one mass (litter, floor) and the litter's moisture per house; inlets that hold a pressure
-below outside; in some houses evaporative cooling of the air that comes in. Within a sub-step ventilation and heating stand
-still, so every balance is linear and is solved exactly: it cannot blow up, whatever the step.
+below outside; in some houses evaporative cooling of the air that comes in. Within a sub-step ventilation and heating
+stand still, so every balance is linear and is solved exactly: it cannot blow up, whatever the step.
 
 Sources, with the numbers of docs/sources.md: [S60] CIGR 2002 heat and moisture, Pedersen 2008 carbon dioxide; [S61]
 ammonia; [S51] Aviagen 2018 minimum ventilation; [S32] SKOV Viper set points and heat offset. "derived" are the figures
@@ -185,12 +185,19 @@ class Climate:
         self._draw(effects)
         steps = max(1, math.ceil(dt_s / SUBSTEP_S))
         heater_w, any_failing = self._heater_w * (1 - effects["heat_lost"]), bool(failing.any() or self._opening.any())
+        any_open = any_failing or bool(effects["door"].any())
+        follow = -np.expm1(-2 * dt_s / steps / p["vent_integral_s"])
+        fans_m3_s = np.maximum(1 + self._wind, 0) * (1 - self._fans_lost) * self._drawn * self._max_vent / 3600
+        leaks_m3_s = LEAK_AIR_CHANGES_H / 3600 * self.volume_m3
         for _ in range(steps):
-            self._control(dt_s / steps, minimum, heat_set, outside, warm=warm)
+            self._control(dt_s / steps, follow, minimum, heat_set, outside, warm=warm)
             if any_failing:
                 self._open(dt_s / steps, failing)
-            air = self._air_flow(outside, effects["door"])
+            air = self.ventilation * fans_m3_s + leaks_m3_s
+            if any_open:
+                air = air + self._through_openings(outside, effects["door"])
             self._balance(dt_s / steps, air, heat, co2_m3_s, nh3_g_s, fresh, leak_g_s, outside, incoming, heater_w)
+        self.vapour = np.minimum(self.vapour, 2.1667 * saturation_pa(self.temperature) / (self.temperature + 273.15))
 
     def _wet(self, dt_s: float, alive: Array, humidity: Array, effects: Mapping[str, Array]) -> None:
         """Let the litter take up and give off moisture."""
@@ -206,7 +213,7 @@ class Climate:
         too_warm = self.temperature - self.set_point - p["cooling_from_k"]
         wanted = limit(too_warm / COOLING_OVER_K, 0, 1) * p["is_cooled"] * warm * (1 - lost)
         self.cooling = _mixed(self.cooling, wanted, math.exp(-dt_s / COOLING_LAG_S))
-        if not (self.cooling > 0.01).any():  # noqa: PLR2004 - most of the year, most farms: nothing to work out
+        if not (self.cooling > 0.01).any():
             return outside, fresh
         by_k = self.cooling * p["cooling_effect"] * np.maximum(outside - wet_bulb(outside, outside_humidity), 0)
         return outside - by_k, fresh + COOLING_G_M3K * by_k
@@ -250,7 +257,14 @@ class Climate:
         return limit(np.where(alive > 0, birds / self._max_vent, empty), 0, 1)
 
     def _control(
-        self, dt_s: float, minimum: Array, heat_set: Array, outside: Array, *, warm: NDArray[np.bool_]
+        self,
+        dt_s: float,
+        follow: Array,
+        minimum: Array,
+        heat_set: Array,
+        outside: Array,
+        *,
+        warm: NDArray[np.bool_],
     ) -> None:
         """Let the house computer turn fans and heaters.
 
@@ -259,7 +273,7 @@ class Climate:
         """
         too_warm = self.temperature - self.set_point
         difference = np.maximum(self.temperature - outside, 3.0)
-        turn = limit(-np.expm1(-2 * dt_s / self._p["vent_integral_s"]) * too_warm / difference, -0.4, 0.4)
+        turn = limit(follow * too_warm / difference, -0.4, 0.4)
         asked = np.maximum(self.ventilation, 1e-3) * np.exp(turn)
         self.ventilation = np.where(warm, limit(asked, minimum, 1.0), minimum)
         too_cold = heat_set - self.temperature
@@ -301,19 +315,15 @@ class Climate:
         burner = heater * self._burner
         water = (heat - sensible) / EVAPORATION_KJ_KG + burner * BURNER_WATER_G_J + leak_g_s  # g/s: W / (kJ/kg) = g/s
         self.vapour = _mixed(self.vapour, fresh + water / air, keep)
-        self.vapour = np.minimum(self.vapour, 2.1667 * saturation_pa(self.temperature) / (self.temperature + 273.15))
         co2 = (co2_m3_s + burner * BURNER_CO2_M3_J) / air * 1e6
         self.co2 = _mixed(self.co2, OUTSIDE_CO2_PPM + co2, keep)
         self.ammonia = _mixed(self.ammonia, nh3_g_s / air / NH3_G_M3_PPM, keep)
 
-    def _air_flow(self, outside: Array, door: Array) -> Array:
-        """Return what really goes through the house, m3/s: fans in the wind, leaks, emergency openings, a gate."""
-        fans = self.ventilation * (1 + self._wind) * (1 - self._fans_lost) * self._drawn * self._max_vent / 3600
-        leaks = LEAK_AIR_CHANGES_H * self.volume_m3 / 3600
+    def _through_openings(self, outside: Array, door: Array) -> Array:
+        """Return what goes through emergency openings and a gate, m3/s."""
         chimney = np.sqrt(np.maximum(self.temperature - outside, 0) / 10)
         openings = self._opening * EMERGENCY_AIR_CHANGES_H + door * DOOR_AIR_CHANGES_H
-        emergency = openings * chimney * self.volume_m3 / 3600
-        return np.asarray(np.maximum(fans, 0) + leaks + emergency, np.float64)
+        return np.asarray(openings * chimney * self.volume_m3 / 3600, np.float64)
 
 
 def _mixed(now: Array, settled: Array, keep: Array | float) -> Array:

@@ -98,7 +98,7 @@ class Rounds:
 
 
 def whole(expected: float, chance: float) -> int:
-    """Return a number of birds, Poisson around ``expected``, at the quantile ``chance``: never less for more expected."""
+    """Return a number of birds, Poisson around ``expected``, at the quantile ``chance``: more expected, never less."""
     if expected >= MANY:
         return max(round(expected + math.sqrt(expected) * _NORMAL.inv_cdf(min(max(chance, 1e-9), 1 - 1e-9))), 0)
     birds, term = 0, math.exp(-expected)

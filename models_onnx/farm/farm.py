@@ -458,23 +458,24 @@ def simulate(
     told = farm.run_to(farm.start_ms)
     count = days * 86_400 // step_s
     at_ms = farm.start_ms + (np.arange(count, dtype=np.int64) + 1) * step_s * 1000
-    values = np.empty((len(SIGNALS), houses, count))
+    values = np.empty((count, len(SIGNALS), houses))
     weight, live = np.full((2, houses, days), np.nan), np.zeros((houses, days))
     per_day = 86_400 // step_s
     for n, step in enumerate(farm.steps(step_s, int(at_ms[-1]))):
-        values[:, :, n] = step.values
+        values[n] = step.values
         told += step.told
         if n % per_day == per_day // 2:
             here = farm.birds.alive > 0
             weight[0, :, n // per_day] = np.where(here, farm.birds.weight, np.nan)
             weight[1, :, n // per_day] = np.where(here, farm.birds.weight_sd, np.nan)
             live[:, n // per_day] = farm.birds.alive
-    signals = {name: values[i] for i, name in enumerate(SIGNALS)}
+    signals = {name: np.ascontiguousarray(values[:, i].T) for i, name in enumerate(SIGNALS)}
     flocks = finish(farm) if to_slaughter else farm.flocks()
     run = Run(
         houses, days, seed, step_s, ranges, None if ages is None else tuple(ages), start, houses_per_farm, gaps, restock
     )
-    return Recording(at_ms, signals, farm.farm_of, flocks, *weight, live, tuple(faults), tuple(told), run)
+    mean, spread = weight
+    return Recording(at_ms, signals, farm.farm_of, flocks, mean, spread, live, tuple(faults), tuple(told), run)
 
 
 def finish(farm: Farm) -> tuple[FlockTruth, ...]:

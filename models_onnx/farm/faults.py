@@ -1,7 +1,8 @@
 """Faults by name: how they are written, what they do, and when and where they are.
 
 A kind's ``acts`` says what it does to a house at one moment of its course, as effects (``EFFECTS``); ``FaultPlan``
-gathers them for all houses, and the physics takes them from there. Sensor faults have no effects: ``sensors`` does them.
+gathers them for all houses, and the physics takes them from there. Faults of sensors have no effects: ``sensors`` does
+them.
 To add a fault, add a row to ``FAULTS``, and use its effect where it acts.
 
 Sources, with the numbers of docs/sources.md: S71 coccidiosis, S49 water in gut disturbance, S14 ammonia sensors, F1
@@ -81,17 +82,17 @@ def _all(effect: str, most: float = 1.0) -> Callable[[Moment], Effect]:
 
 
 def _leak(at: Moment) -> Effect:
-    return {"leak_l_h_bird": LEAK_L_H_BIRD * (1.0 if at.shape < 0.5 else at.ramp(48))}  # noqa: PLR2004 - burst, or drip
+    return {"leak_l_h_bird": LEAK_L_H_BIRD * (1.0 if at.shape < 0.5 else at.ramp(48))}
 
 
 def _bridge(at: Moment) -> Effect:
     """Steady, or one that falls in and forms again every eight hours."""
-    return {"bridge": 1.0 if at.shape < 0.5 or at.hours % 8 < 5 else 0.0}  # noqa: PLR2004
+    return {"bridge": 1.0 if at.shape < 0.5 or at.hours % 8 < 5 else 0.0}
 
 
 def _fouling(at: Moment) -> Effect:
     """Dust, day by day, or belts, one after the other."""
-    return {"fans_lost": at.share if at.shape < 0.5 else math.ceil(4 * at.share) / 4}  # noqa: PLR2004
+    return {"fans_lost": at.share if at.shape < 0.5 else math.ceil(4 * at.share) / 4}
 
 
 def _cold_disease(at: Moment) -> Effect:
@@ -133,15 +134,15 @@ def _outbreak(at: Moment) -> Effect:
 
 
 def _lag(at: Moment) -> Effect:
-    return {"lag": 1.0 if at.shape >= 0.8 else at.ramp(24 + 120 * at.shape)}  # noqa: PLR2004
+    return {"lag": 1.0 if at.shape >= 0.8 else at.ramp(24 + 120 * at.shape)}
 
 
 def _clock(at: Moment) -> Effect:
-    return {"clock_h": CLOCK_H if at.shape < 0.5 else -CLOCK_H}  # noqa: PLR2004
+    return {"clock_h": CLOCK_H if at.shape < 0.5 else -CLOCK_H}
 
 
 def _dirt(at: Moment) -> Effect:
-    return {"dirt_g": DIRT_G * (1.0 if at.shape < 0.5 else at.share)}  # noqa: PLR2004 - a clod, or a crust that grows
+    return {"dirt_g": DIRT_G * (1.0 if at.shape < 0.5 else at.share)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,8 +404,8 @@ _FORM = re.compile(r"(?P<name>[a-z_]+)(?:-(?P<signal>[a-z0-9_]+))?@(?P<house>[^:
 class Fault:
     """One fault in one house: ``from_ms`` is its first instant, ``to_ms`` the first after it.
 
-    ``signal`` is the sensor that it strikes, None where it strikes none. ``shape``, 0 to 1, says which of its courses it
-    takes: how fast an outbreak rises, whether a drift goes up (below 0.5) or down.
+    ``signal`` is the sensor that it strikes, None where it strikes none. ``shape``, 0 to 1, says which of its courses
+    it takes: how fast an outbreak rises, whether a drift goes up (below 0.5) or down.
     """
 
     name: str
@@ -539,9 +540,9 @@ class FaultPlan:
             for size in [fault.severity * (_moment(fault, at_ms).share if fault.name in _GROWING else 1.0)]
         ]
 
-    def thinned_between(self, after_ms: int, up_to_ms: int) -> list[Fault]:
+    def thinned_between(self, from_ms: int, to_ms: int) -> list[Fault]:
         """Return the thinnings that nobody tells, in a step."""
-        begun = np.flatnonzero((self._from_ms > after_ms) & (self._from_ms <= up_to_ms))
+        begun = np.flatnonzero((self._from_ms >= from_ms) & (self._from_ms < to_ms))
         return [self.faults[i] for i in begun if self.faults[i].name == "thin_unrecorded"]
 
     def count_told(self, house: int, birds: int, placed_ms: int, end_ms: int) -> int:
@@ -553,7 +554,7 @@ class FaultPlan:
                 and fault.from_ms < end_ms
                 and fault.to_ms > placed_ms
             ):
-                up = fault.shape < 0.5  # noqa: PLR2004 - or down
+                up = fault.shape < 0.5
                 return round(birds * (1 + fault.severity if up else 1 - fault.severity))
         return birds
 

@@ -7,8 +7,9 @@ learnt this simulator's habits shows it.
 
 Sources: the S and F numbers are those of docs/sources.md (S32 SKOV Viper curves, S42 European flocks, S44/S45 water to
 feed, S51 Aviagen 2018 minimum ventilation, S55 lighting law 2007/43/EC, S56/S57 house sizes, S60 CIGR 2002 and its
-bias, S61 ammonia, S63 first week, S66 spread within a sex, S68 weigher correction, F1 commercial flocks, F3 a house). "assumed" is our judgement: no source gave it.
-A source is that of ``low`` and ``high``; how far ``test`` goes beyond is assumed throughout.
+bias, S61 ammonia, S63 first week, S66 spread within a sex, S68 weigher correction, F1 commercial flocks and houses).
+"assumed" is our judgement: no source gave it. A source is that of ``low`` and ``high``; how far ``test`` goes beyond is
+assumed throughout.
 """
 
 from __future__ import annotations
@@ -102,18 +103,18 @@ HOUSE_RANGES: Mapping[str, Range] = {
     "cooling_effect": Range(0.55, 0.8, (0.4, 0.9)),  # of what the air could take up: fogging to pads; assumed
     "cooling_from_k": Range(3.0, 5.0, (2.0, 6.0)),  # above the set point; assumed
     # who counts the dead, and how (``deaths``); our judgement but for what they were fitted to, [F1]
-    "deaths_uneven": Range(0.2, 0.4, (0.15, 0.55)),  # log sd of one day's mortality around its pattern
-    "weekend_found": Range(0.5, 1.0, (0.3, 1.0)),  # of the dead on a quicker Sunday round; the rest on Monday
-    "late_rate": Range(0.0, 0.03, (0.0, 0.08)),  # of the days that are told one day late, with the next
-    "cull_share": Range(0.0, 0.4, (0.0, 0.6)),  # of the losses that people cull, below 0.1 none: told as dead
-    "cull_days": Range(1, 7),  # between culling rounds
+    "deaths_uneven": Range(0.1, 0.25, (0.1, 0.4)),  # log sd of one day's mortality around its pattern
+    "weekend_found": Range(0.75, 1.0, (0.5, 1.0)),  # of the dead on a quicker Sunday round; the rest on Monday
+    "late_rate": Range(0.0, 0.015, (0.0, 0.05)),  # of the days that are told one day late, with the next
+    "cull_share": Range(0.0, 0.2, (0.0, 0.4)),  # of the losses that people cull, below 0.1 none: told as dead
+    "cull_days": Range(1, 4, (1, 7)),  # between culling rounds
     # the scale and the sensors
     "scale_pairs": Range(0.0, 0.004, (0.0, 0.01)),  # weighings of two birds at once that its filter lets through
     "scale_dirt_g_day": Range(0.0, 2.0, (0.0, 5.0)),  # litter that stays on it, until wiped; assumed
     "scale_wiped_days": Range(4, 15),  # how often that is, in the mean; assumed
     "co2_zero_poor": Range(0, 1),  # below 0.08 the zero is wrong: below 400 ppm, in one real house in 58 % of readings
     "co2_zero": Range(-300, -60),  # ppm, there; size assumed
-    "coarse": Range(0, 1),  # below 0.15 temperature and NH3 come in whole numbers, as from a real house [F3]
+    "coarse": Range(0, 1),  # below 0.15 temperature and NH3 come in whole numbers, as from a real house [F1]
 }
 
 FLOCK_RANGES: Mapping[str, Range] = {
@@ -137,7 +138,7 @@ FLOCK_RANGES: Mapping[str, Range] = {
     "cv_first": Range(0.07, 0.09),  # spread of bird weights at placement; about 8 % is the aim [S39b]
     "cv_last": Range(0.07, 0.11, (0.05, 0.13)),  # within one sex at day 35: 5 % even, 10 % uneven [S66]
     # deaths that are no outbreak; our judgement
-    "chicks": Range(-0.4, 0.7, (-0.7, 1.1)),  # log of the factor on the first week: 1.3 to 1.42 % in all [S63]
+    "chicks": Range(-0.5, 0.5, (-0.8, 0.9)),  # log of the factor on the first week: 1.3 to 1.42 % in all [S63]
     "bad_day": Range(0, 1),  # below 0.3 there is one
     "bad_day_age": Range(8, 40),
     "bad_day_deaths": Range(0.0005, 0.002, (0.0005, 0.003)),  # that died of it

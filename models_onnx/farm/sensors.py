@@ -1,6 +1,7 @@
 """What the sensors make of the truth: lag, bias, noise, resolution, gaps, faults; meters, silo and bird scale.
 
-What the house computer controls by are sensors of its own, that work: a fault here deceives who reads it, not the house.
+What the house computer controls by are sensors of its own, that work: a fault here deceives who reads it, not the
+house.
 
 Sources, with the numbers of docs/sources.md: S11 DOL 114 (temperature T63 6 min, +-0.5 Cel, +-2 %RH), S14 DOL 53 (NH3:
 0.5 ppm steps, T50 < 30 s, 10 %), S30/S33/S68 bird scales. "Real" figures were measured on commercial flocks [F1].
@@ -38,7 +39,7 @@ TEMPERATURE_LAG_S = 360.0  # DOL 114, T63 [S11]
 GAP_MEDIAN_S, GAP_SPREAD = 2400.0, 1.2  # dropouts: median 40 min, a few over 10 h; real: 26 over 2 h in one bad flock
 GATEWAY_GAPS = 0.15  # of the rate of one sensor: all sensors of the house at once; a real one lasted 26 h
 FRESH_AIR_PPM = 400.0  # a sensor set right never shows less
-POOR_ZERO_SHARE, COARSE_SHARE = 0.08, 0.15  # of the houses; one real house showed less in 58 % of its readings [F1, F3]
+POOR_ZERO_SHARE, COARSE_SHARE = 0.08, 0.15  # of the houses; one real house showed less in 58 % of its readings [F1]
 PRESSURE_NOISE_PA = 1.2  # wind on the wall; real: 4 Pa from one hour to the next [F1]
 
 # what a fault of severity 1 does; our judgement: S14 promises much less, and sensors are kept for longer than promised
@@ -50,7 +51,7 @@ FOULED_SLOW_S, FOULED_DULL = 3 * 3600.0, 0.6  # how slow it becomes, and how muc
 
 SCALE_MEMORY_S = 12 * 3600.0  # a running mean over a day lags half a day
 SCALE_DAYS = 1.1  # how long the scale's daily error lasts: real sd of the day-to-day change is that of the level
-SCALE_OUTLIER, SCALE_OUTLIER_SD = 0.03, 0.2  # share of days, and jump of their mean; real: > 250 g on 1.4 % of days
+SCALE_OUTLIER, SCALE_OUTLIER_SD = 0.03, 0.27  # share of days, and jump of their mean; real: > 250 g on 1.4 % of days
 LATE_NARROW = 0.15  # without the heavy birds the spread that it shows is smaller; assumed
 LATE_FROM_DAY, LATE_FULL_DAY = 28.0, 40.0  # heavy birds stay away [S30]; days assumed from S68
 SHY_FROM_DAY = 28.0  # and the visits themselves become fewer; assumed
@@ -106,7 +107,9 @@ class Scale:
         self._odd_until = np.where(begins, DAY_S, self._odd_until)
         self._odd = np.where(begins, SCALE_OUTLIER_SD * normal[1], np.where(self._odd_until > 0, self._odd, 0.0))
         late = limit((age - LATE_FROM_DAY) / (LATE_FULL_DAY - LATE_FROM_DAY), 0, 1.3)
-        shown = weight * (1 + p["scale_bias"] + self._error + self._odd - p["scale_late_bias"] * late + p["scale_pairs"])
+        shown = weight * (
+            1 + p["scale_bias"] + self._error + self._odd - p["scale_late_bias"] * late + p["scale_pairs"]
+        )
         shown = shown + self._dirt + dirt
         # chicks learn to jump on it in the first days, heavy birds stop; assumed
         eager = limit(age / 4, 0.1, 1) * limit(1 - 0.05 * np.maximum(age - SHY_FROM_DAY, 0), 0.25, 1)
@@ -144,7 +147,7 @@ class Sensors:
         self._slow: dict[tuple[int, int], float] = {}  # what a fouled sensor has reached, by signal and house
         self._fault_rng = fault_rng
         coarse = houses["coarse"] < COARSE_SHARE
-        self._cel_step, self._nh3_step = np.where(coarse, 1.0, 0.1), np.where(coarse, 1.0, 0.5)
+        self._cel_steps, self._nh3_steps = np.where(coarse, 1.0, 10.0), np.where(coarse, 1.0, 2.0)  # of one unit
         self._co2_zero = np.where(houses["co2_zero_poor"] < POOR_ZERO_SHARE, houses["co2_zero"], 0.0)
         self._co2_least = np.where(self._co2_zero < 0, 0.0, FRESH_AIR_PPM)
 
@@ -176,10 +179,10 @@ class Sensors:
         light = np.where(truth["light"] > 0.5, truth["light"] * (1 + 0.02 * noise[4]), truth["light"])
         outside = truth["outside_temperature"]
         readings = {
-            "temperature": _in_steps(self._shown + p["temperature_bias"] + 0.08 * noise[0], self._cel_step),
+            "temperature": _in_steps(self._shown + p["temperature_bias"] + 0.08 * noise[0], self._cel_steps),
             "humidity": np.rint(limit(truth["humidity"] + p["humidity_bias"] + 0.7 * noise[1], 1, 100)),
             "co2": np.rint(co2 / 10) * 10,
-            "ammonia": _in_steps(nh3, self._nh3_step),
+            "ammonia": _in_steps(nh3, self._nh3_steps),
             "ventilation": np.rint(truth["ventilation"] * 100),
             "heating": np.rint(truth["heating"] * 100),
             "water": self._amount("water", truth["water"] * p["water_gain"], self._pulse),
@@ -219,9 +222,9 @@ class Sensors:
             case "sensor_dropout":
                 return math.nan if chance[0] < fault.size else value
             case "sensor_scale":
-                return value * 10 if fault.shape < 0.5 else round(value / 10, 2)  # noqa: PLR2004
+                return value * 10 if fault.shape < 0.5 else round(value / 10, 2)
             case "sensor_drift":
-                way = 1 if fault.shape < 0.5 else -1  # noqa: PLR2004
+                way = 1 if fault.shape < 0.5 else -1
                 most = DRIFT.get(fault.signal, DRIFT_SHARE * value)
                 return _shown(fault.signal, value + way * fault.size * most)
             case "sensor_noise":
@@ -252,8 +255,8 @@ def _shown(signal: str, value: float) -> float:
     return max(round(value, 1), 0.0)
 
 
-def _in_steps(value: Array, step: Array) -> Array:
-    return np.asarray(np.rint(value / step) * step, np.float64)
+def _in_steps(value: Array, steps: Array) -> Array:
+    return np.asarray(np.rint(value * steps) / steps, np.float64)
 
 
 def _tenths(value: Array) -> Array:

@@ -242,7 +242,7 @@ def context_of(recording: Recording, truth: FlockTruth, count_factor: float = 1.
     return FlockContext(
         placed_at_ms=to_ms(DAYS.start_of(truth.placed_on)),
         strain=strain_of(truth.strain),
-        birds_placed=round(truth.birds_placed * count_factor),
+        birds_placed=round(truth.birds_told * count_factor),
         sex=None if truth.sex == "mixed" else truth.sex,
         parent_age_weeks=float(truth.parent_age_weeks),
         slaughter_at_ms=to_ms(DAYS.start_of(truth.planned_end_on)),

@@ -24,11 +24,20 @@ BEGIN = BEGIN_DAY * PER_DAY + 36  # the first step that the fault sees
 def fault(name: str, **changes: object) -> Fault:
     kind = FAULTS[name]
     to = FROM_MS + round(kind.hours * HOUR_MS)
-    return Fault(name, HOUSE[name], FROM_MS, to, kind.severity, "temperature" if name == "sensor_stuck" else None)
+    return Fault(name, HOUSE[name], FROM_MS, to, kind.severity, next(iter(kind.signals), None))
 
 
 def run(faults: tuple[Fault, ...]) -> Recording:
-    return simulate(HEALTHY + 1, DAYS, seed=5, faults=faults, ages=[22] * (HEALTHY + 1), gaps=False, to_slaughter=False)
+    return simulate(
+        HEALTHY + 1,
+        DAYS,
+        seed=5,
+        faults=faults,
+        ages=[22] * (HEALTHY + 1),
+        houses_per_farm=1,
+        gaps=False,
+        to_slaughter=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +133,10 @@ def test_the_ground_truth_holds_every_fault(ill: Recording) -> None:
 
 def test_a_fault_is_as_hard_as_its_severity() -> None:
     half = Fault("water_line_blocked", 0, 1000, 2000, 0.5)
-    plan = FaultPlan([half], 2)
-    assert plan.size_at(999)["water_line_blocked"].tolist() == [0, 0]
-    assert plan.size_at(1000)["water_line_blocked"].tolist() == [0.5, 0]
-    assert plan.size_at(2000)["water_line_blocked"].tolist() == [0, 0]
+    plan = FaultPlan([half], np.arange(2))
+    assert plan.effects_at(999)["blocked"].tolist() == [0, 0]
+    assert plan.effects_at(1000)["blocked"].tolist() == [0.5, 0]
+    assert plan.effects_at(2000)["blocked"].tolist() == [0, 0]
 
 
 def test_the_form_of_a_fault_is_read() -> None:
@@ -144,7 +153,7 @@ def test_the_form_of_a_fault_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("earthquake@house1:3", "there are water_line_blocked, feed_outage"),
+        ("earthquake@house1:3", "there are water_line_blocked, water_leak"),
         ("disease@house9:3", "there are house1, house2"),
         ("disease@house1:10", "outside this farm's 10 days"),
         ("disease@house1:-1", "outside this farm's 10 days"),
@@ -152,8 +161,8 @@ def test_the_form_of_a_fault_is_read() -> None:
         ("disease@house1:3+0", "HOURS must be above 0"),
         ("disease@house1:3+nan", "HOURS must be above 0"),
         ("disease@house1", "is not NAME@HOUSE:DAY"),
-        ("disease-water@house1:1", "only sensor_stuck takes a signal"),
-        ("sensor_stuck-pressure@house1:1", "there are temperature, humidity"),
+        ("disease-water@house1:1", "only sensor_stuck, sensor_drift"),
+        ("sensor_stuck-dead@house1:1", "there are temperature, humidity"),
     ],
 )
 def test_a_wrong_fault_names_what_there_is(text: str, says: str) -> None:
@@ -163,4 +172,4 @@ def test_a_wrong_fault_names_what_there_is(text: str, says: str) -> None:
 
 def test_a_fault_of_no_such_house_is_refused() -> None:
     with pytest.raises(UsageError, match="house 7"):
-        FaultPlan([Fault("disease", 7, 0, 1, 1.0)], 2)
+        FaultPlan([Fault("disease", 7, 0, 1, 1.0)], np.arange(2))

@@ -17,6 +17,7 @@ from agent.strains import ROSS_308
 from models_onnx.farm.birds import Birds
 from models_onnx.farm.climate import Climate, carbon_dioxide_m3h, heat_w, minimum_ventilation, sensible_share
 from models_onnx.farm.farm import DEFAULT_START, Farm, Recording, simulate
+from models_onnx.farm.faults import EFFECTS
 from models_onnx.farm.flocks import plan_flock
 from models_onnx.farm.params import FARM_RANGES, FLOCK_RANGES, HOUSE_RANGES, columns, generator
 from models_onnx.farm.sensors import SIGNALS
@@ -43,7 +44,10 @@ IDEAL_HOUSE = {
     "house_growth": 1.0,
     "restlessness": 1e-6,
     "water_ratio": 1.75,
+    "is_cooled": 0.0,
+    "fouling": 0.0,
 }
+NOTHING = dict.fromkeys(EFFECTS, np.zeros(1))
 IDEAL_FLOCK = {"flock_growth": 0.0, "growth_slope": 0.0, "growth_wander": 1e-6, "feed_excess": 1.0, "mortality": 0.0}
 
 
@@ -80,16 +84,20 @@ def test_minimum_ventilation_is_aviagens_table_and_leaves_2630_ppm() -> None:
     assert rise == pytest.approx([2090] + [2212] * 6, rel=0.002)
 
 
-def climate_of(kg: float, age: float, outside_cel: float, hours: float, *, fans_lost: float = 0.0) -> Climate:
+def climate_of(
+    kg: float, age: float, outside_cel: float, hours: float, *, humidity: float = 80.0, **changes: float
+) -> Climate:
     """Return the air of the example house with 40,000 birds after some hours."""
     outside = np.array([outside_cel])
-    climate = Climate(house(), outside, generator(1, "train", 5))
+    climate = Climate(house(**changes), outside, generator(1, "train", 5))
     for _ in range(round(hours * 60)):
-        advance(climate, kg, age, outside_cel, fans_lost)
+        advance(climate, kg, age, outside_cel, humidity=humidity)
     return climate
 
 
-def advance(climate: Climate, kg: float, age: float, outside_cel: float, fans_lost: float = 0.0) -> None:
+def advance(
+    climate: Climate, kg: float, age: float, outside_cel: float, *, humidity: float = 80.0, **effects: float
+) -> None:
     climate.advance(
         60,
         age=np.array([age]),
@@ -99,9 +107,8 @@ def advance(climate: Climate, kg: float, age: float, outside_cel: float, fans_lo
         warm=np.array([True]),
         washing=np.array([False]),
         outside=np.array([outside_cel]),
-        outside_humidity=np.array([80.0]),
-        fans_lost=np.array([fans_lost]),
-        heat_lost=np.array([0.0]),
+        outside_humidity=np.array([humidity]),
+        effects=NOTHING | {name: np.array([size]) for name, size in effects.items()},
     )
 
 
@@ -145,8 +152,8 @@ def test_a_flock_of_perfect_genes_and_care_grows_and_eats_as_the_table_says(step
     eaten = water = 0.0
     for n in range(28 * 86_400 // step_s):
         at_ms = (n + 1) * step_s * 1000
-        did = birds.behave(step_s, at_ms, at_ms / 3.6e6 % 24, comfort, comfort, nothing)
-        birds.live(step_s, did, did.feed, did.water, comfort, nothing, nothing)
+        did = birds.behave(step_s, at_ms, np.array([at_ms / 3.6e6 % 24]), comfort, comfort, NOTHING)
+        birds.live(step_s, did, feed=did.feed, water=did.water, felt=comfort, ammonia=nothing, effects=NOTHING)
         eaten += float(did.feed[0]) * step_s / 86_400
         water += float(did.water[0]) * step_s / 86_400
         if n + 1 == 7 * 86_400 // step_s:
@@ -184,7 +191,8 @@ def test_mortality_peaks_on_days_three_to_four_and_is_low_from_the_second_week(r
 
 
 def test_the_dead_that_are_told_are_the_birds_that_are_missing(recording: Recording) -> None:
-    told = np.nansum(recording.signals["dead"], axis=1)
+    """People tell what they find and what they cull; at most a day or so lies about, or waits for a culling round."""
+    told = np.nansum(recording.signals["dead"] + recording.signals["culled"], axis=1)
     for flock in recording.flocks:
         if flock.thinned_ms is None:
             live = recording.live_birds[flock.house]
@@ -209,7 +217,9 @@ def test_the_scale_stays_behind_heavy_birds(recording: Recording) -> None:
 
 
 def test_air_never_shows_less_than_fresh_air_and_no_more_than_saturated(recording: Recording) -> None:
-    assert np.nanmin(recording.signals["co2"]) >= 400
+    """But for the few whose zero is wrong, as in one real house."""
+    right = np.nanmin(recording.signals["co2"], axis=1) >= 400
+    assert right.mean() > 0.8
     assert np.nanmax(recording.signals["humidity"]) <= 100
     assert np.nanmin(recording.signals["ammonia"]) >= 0
 
