@@ -7,9 +7,12 @@ import pytest
 
 from agent.domain import to_ms
 from agent.errors import UsageError
+from models_onnx.farm.campaign import OUTBREAK_RATE, campaign
 from models_onnx.farm.farm import DEFAULT_START, Recording, simulate
 from models_onnx.farm.faults import FAULTS, Fault, FaultPlan, parse_fault
+from models_onnx.farm.params import HELD_OUT_FAULTS
 from models_onnx.farm.sensors import SIGNALS
+from models_onnx.farm.truth import truths_of
 
 NAMES = tuple(FAULTS)
 HOUSE = {name: i for i, name in enumerate(NAMES)}
@@ -173,3 +176,218 @@ def test_a_wrong_fault_names_what_there_is(text: str, says: str) -> None:
 def test_a_fault_of_no_such_house_is_refused() -> None:
     with pytest.raises(UsageError, match="house 7"):
         FaultPlan([Fault("disease", 7, 0, 1, 1.0)], np.arange(2))
+
+
+# --- what each kind moves, which way, and in which order --------------------------------------------------------------
+
+
+def change(well: Recording, ill: Recording, name: str, signal: str, first: float, last: float) -> float:
+    """Return the mean of a signal in some hours of a fault, against the same farm without it."""
+    return float(np.nanmean(hours(ill, name, signal, first, last)) / np.nanmean(hours(well, name, signal, first, last)))
+
+
+def told_dead(recording: Recording, name: str) -> np.ndarray:
+    """Return how many a day were told dead or culled."""
+    both = recording.signals["dead"][HOUSE[name]] + recording.signals["culled"][HOUSE[name]]
+    return np.nan_to_num(both).reshape(DAYS, PER_DAY).sum(axis=1)
+
+
+def test_a_leak_runs_by_night_and_wets_the_air(well: Recording, ill: Recording) -> None:
+    name = "water_leak"
+    flow = hours(ill, name, "water", 0, 48) - hours(well, name, "water", 0, 48)
+    dark = hours(well, name, "light", 0, 48) < 1
+    assert flow[dark].mean() == pytest.approx(flow[~dark].mean(), rel=0.35)  # birds drink by day, a line runs always
+    assert flow.mean() > 20
+    assert change(well, ill, name, "humidity", 12, 48) > 1.01
+    assert change(well, ill, name, "feed", 0, 48) == pytest.approx(1, abs=0.02)
+
+
+def test_a_bridge_in_the_silo_brings_a_share_of_the_feed(well: Recording, ill: Recording) -> None:
+    assert 0.45 < change(well, ill, "feed_bridge", "feed", 3, 36) < 0.85
+    assert change(well, ill, "feed_bridge", "feed", 36, 50) > 1.1
+
+
+def test_fans_that_foul_lose_pressure_and_are_asked_for_more(well: Recording, ill: Recording) -> None:
+    name = "fan_fouling"
+    late = change(well, ill, name, "pressure", 8 * 24, 9.5 * 24)
+    assert change(well, ill, name, "pressure", 0, 24) > late + 0.15
+    assert late < 0.75
+    assert change(well, ill, name, "co2", 8 * 24, 9.5 * 24) > 1.05
+
+
+def test_inlets_that_stay_shut_raise_the_pressure_and_starve_the_house_of_air(well: Recording, ill: Recording) -> None:
+    assert change(well, ill, "inlet_stuck", "pressure", 0, 24) > 2
+    assert change(well, ill, "inlet_stuck", "co2", 3, 24) > 1.1
+    assert change(well, ill, "ventilation_failure", "pressure", 1, 10) < 0.2  # a failing fan shows the other way
+
+
+def test_an_open_gate_lets_pressure_and_warmth_out_for_an_hour(well: Recording, ill: Recording) -> None:
+    assert change(well, ill, "door_open", "pressure", 0, 1) < 0.4
+    assert change(well, ill, "door_open", "co2", 0.3, 1) < 0.95
+    assert change(well, ill, "door_open", "co2", 4, 12) == pytest.approx(1, abs=0.02)
+
+
+def test_a_heat_wave_comes_to_all_houses_of_the_farm() -> None:
+    wave = Fault("heat_wave", 0, START_MS, START_MS + 96 * HOUR_MS, 1.0)
+    plain, hot = (
+        simulate(3, 3, 5, 3600, faults=faults, ages=[20] * 3, houses_per_farm=2, to_slaughter=False)
+        for faults in ((), (wave,))
+    )
+    warmer = (hot.signals["outside_temperature"] - plain.signals["outside_temperature"])[:, -24:].mean(axis=1)
+    assert warmer[:2] == pytest.approx([12, 12], abs=1)
+    assert warmer[2] == 0
+    drier = hot.signals["outside_humidity"][0, -24:] < plain.signals["outside_humidity"][0, -24:]
+    assert drier.mean() > 0.9
+
+
+def test_wet_litter_gives_more_ammonia_day_by_day(well: Recording, ill: Recording) -> None:
+    name = "wet_litter"
+    assert change(well, ill, name, "ammonia", 0, 12) < 1.25
+    assert change(well, ill, name, "ammonia", 4 * 24, 6 * 24) > 1.5
+
+
+def test_coccidiosis_costs_a_fifth_of_the_feed_from_day_five_and_is_over_on_day_thirteen(
+    well: Recording, ill: Recording
+) -> None:
+    name = "coccidiosis"
+    assert change(well, ill, name, "feed", 0, 24) > 0.94
+    assert change(well, ill, name, "feed", 5 * 24, 8 * 24) == pytest.approx(0.81, abs=0.05)
+    gain = [np.diff(r.true_weight_g[HOUSE[name]])[BEGIN_DAY + 5] for r in (ill, well)]
+    assert gain[0] / gain[1] == pytest.approx(0.60, abs=0.12)
+
+
+def test_enteritis_shows_in_water_to_feed_before_the_feed_and_in_the_dead_last(well: Recording, ill: Recording) -> None:
+    name = "enteritis"
+    assert change(well, ill, name, "water", 18, 36) > 1.06
+    assert change(well, ill, name, "feed", 0, 24) > 0.98
+    assert change(well, ill, name, "feed", 80, 110) < 0.93
+    extra = told_dead(ill, name) - told_dead(well, name)
+    assert abs(extra[BEGIN_DAY : BEGIN_DAY + 3].sum()) < 0.3 * extra[BEGIN_DAY + 3 :].sum()
+
+
+def test_a_respiratory_disease_takes_feed_and_water_together(well: Recording, ill: Recording) -> None:
+    name = "respiratory"
+    feed, water = (change(well, ill, name, signal, 72, 144) for signal in ("feed", "water"))
+    assert feed == pytest.approx(0.86, abs=0.05)
+    assert water == pytest.approx(feed, abs=0.05)
+
+
+def test_an_outbreak_of_deaths_is_one_by_the_definition_and_hardly_shows_elsewhere(
+    well: Recording, ill: Recording
+) -> None:
+    """The first day with at least 0.30 % dead and three times the median of the seven days before [F1]."""
+    name = "mortality_outbreak"
+    dead, live = told_dead(ill, name), ill.live_birds[HOUSE[name]]
+    share = dead / live
+    days = [d for d in range(5, DAYS) if share[d] >= 0.003 and share[d] >= 3 * np.median(share[max(d - 7, 1) : d])]
+    assert days
+    assert BEGIN_DAY + 1 <= days[0] <= BEGIN_DAY + 5
+    for signal in ("feed", "water"):
+        assert change(well, ill, name, signal, 0, 144) > 0.95
+
+
+def test_a_growth_lag_leaves_the_flock_behind_and_feed_follows(well: Recording, ill: Recording) -> None:
+    name = "growth_lag"
+    gain = [np.diff(r.true_weight_g[HOUSE[name]])[BEGIN_DAY + 4 :].mean() for r in (ill, well)]
+    assert 0.78 < gain[0] / gain[1] < 0.95
+    assert 0.85 < change(well, ill, name, "feed", 96, 230) < 0.98
+
+
+def test_faults_of_sensors_change_what_is_shown_and_not_the_house(well: Recording, ill: Recording) -> None:
+    for name, signal in (
+        ("sensor_drift", "temperature"),
+        ("sensor_noise", "temperature"),
+        ("sensor_scale", "temperature"),
+        ("sensor_fouled", "ammonia"),
+    ):
+        for other in {"temperature", "ammonia", "water", "feed", "co2"} - {signal}:
+            np.testing.assert_array_equal(ill.signals[other][HOUSE[name]], well.signals[other][HOUSE[name]])
+    drift = hours(ill, "sensor_drift", "temperature", 0, 192) - hours(well, "sensor_drift", "temperature", 0, 192)
+    assert drift[:36].mean() < 0.5
+    assert drift[-36:].mean() == pytest.approx(6, abs=0.5)
+    assert np.std(hours(ill, "sensor_noise", "temperature", 0, 48)) > 2
+    assert change(well, ill, "sensor_scale", "temperature", 0, 24) == pytest.approx(10, rel=0.001)
+    assert np.isnan(hours(ill, "sensor_dropout", "temperature", 0, 6)).all()
+    assert change(well, ill, "sensor_fouled", "ammonia", 200, 230) < 0.6
+
+
+def test_litter_on_the_scale_grows_and_is_wiped(well: Recording, ill: Recording) -> None:
+    name = "scale_dirty"
+    more = [np.nanmean(r.signals["weight"][HOUSE[name]].reshape(DAYS, PER_DAY), axis=1) for r in (ill, well)]
+    extra = more[0] - more[1]
+    assert 0 <= extra[BEGIN_DAY] < extra[BEGIN_DAY + 4]
+    assert extra[BEGIN_DAY + 4] > 60
+    assert extra[-1] < 15
+    np.testing.assert_array_equal(ill.true_weight_g[HOUSE[name]], well.true_weight_g[HOUSE[name]])
+
+
+def test_a_wrong_clock_shifts_the_light_and_the_meals(well: Recording, ill: Recording) -> None:
+    name = "clock_error"
+    lit = [hours(r, name, "light", 24, 48) > 1 for r in (ill, well)]
+    assert (lit[0] != lit[1]).mean() > 0.15
+    assert lit[0].sum() == lit[1].sum()
+
+
+def test_birds_that_left_untold_are_missing_at_the_feeder(well: Recording, ill: Recording) -> None:
+    name = "thin_unrecorded"
+    assert change(well, ill, name, "feed", 0, 48) == pytest.approx(0.7, abs=0.03)
+    assert not [t for t in ill.told if t.house == HOUSE[name] and t.command["action"] == "thin"]
+
+
+def test_a_wrong_count_of_chicks_is_told_and_nothing_else_is_wrong(well: Recording, ill: Recording) -> None:
+    house = HOUSE["placement_wrong"]
+    [flock] = [f for f in ill.flocks if f.house == house]
+    assert flock.birds_told == round(flock.birds_placed * 1.1)
+    [told] = [t.command for t in ill.told if t.house == house and t.command["action"] == "place"]
+    assert told["birds_placed"] == flock.birds_told
+    for signal in SIGNALS:
+        np.testing.assert_array_equal(ill.signals[signal][house], well.signals[signal][house])
+
+
+# --- truth and campaigns ----------------------------------------------------------------------------------------------
+
+
+def test_a_twin_run_says_from_when_on_a_fault_shows() -> None:
+    faults = (
+        Fault("water_line_blocked", 0, FROM_MS, FROM_MS + 6 * HOUR_MS, 0.9),
+        Fault("fan_fouling", 1, FROM_MS, FROM_MS + 96 * HOUR_MS, 0.5),
+        Fault("placement_wrong", 2, FROM_MS, FROM_MS + HOUR_MS, 0.1),
+        Fault("sensor_scale", 0, FROM_MS + 48 * HOUR_MS, FROM_MS + 60 * HOUR_MS, 1.0, "co2"),
+        Fault("heat_wave", 3, FROM_MS, FROM_MS + 72 * HOUR_MS, 1.0),
+    )
+    run = simulate(4, 7, seed=5, faults=faults, ages=[22] * 4, houses_per_farm=3, gaps=False)
+    blocked, fouling, count, scale, wave = truths_of(run)
+    assert [t.name for t in (blocked, fouling, count, scale, wave)] == [f.name for f in faults]
+    assert blocked.detectable_ms is not None
+    assert FROM_MS < blocked.detectable_ms <= FROM_MS + 2 * HOUR_MS
+    assert fouling.detectable_ms is not None
+    assert FROM_MS + 2 * HOUR_MS < fouling.detectable_ms < FROM_MS + 72 * HOUR_MS
+    assert count.detectable_ms is None  # no sensor can show it
+    assert scale.detectable_ms is not None
+    assert 0 < scale.detectable_ms - scale.from_ms <= HOUR_MS // 3
+    assert wave.detectable_ms is not None
+
+
+def test_a_campaign_is_the_same_for_the_same_seed_and_keeps_the_test_faults_for_the_test() -> None:
+    train = campaign(300, 3, ranges="train", share=0.8, outbreaks=OUTBREAK_RATE)
+    assert train == campaign(300, 3, ranges="train", share=0.8, outbreaks=OUTBREAK_RATE)
+    assert not {f.name for f in train} & HELD_OUT_FAULTS
+    assert {f.name for f in campaign(300, 3, ranges="test", share=1.0)} > HELD_OUT_FAULTS
+    assert max(f.shape for f in train if f.name == "fan_fouling") <= 0.5
+    houses = [f.house for f in train]
+    assert len(houses) == len(set(houses))
+    assert 220 < len(houses) < 290
+    for f in train:
+        low, high = FAULTS[f.name].drawn_severity
+        assert low <= round(f.severity, 2) <= high + 0.01
+        assert f.from_ms < f.to_ms
+    only = campaign(50, 3, kinds={"water_leak": 1.0}, share=1.0, days=20)
+    assert {f.name for f in only} == {"water_leak"}
+    assert max(f.from_ms for f in only) < START_MS + 20 * 24 * HOUR_MS
+
+
+def test_every_drawn_fault_can_be_simulated() -> None:
+    faults = campaign(60, 11, ranges="test", share=1.0, ages=[20] * 60, days=4)
+    run = simulate(60, 4, 11, 3600, "test", faults, [20] * 60, to_slaughter=False)
+    assert run.faults == tuple(faults)
+    assert len({f.name for f in faults}) > 12
