@@ -17,6 +17,8 @@ from agent.domain import About, HouseState, Quality, TimeQuality, WarningState
 from agent.rules import KINDS
 from agent.signals import CATALOGUE
 from agent.store import LAKE_COLUMNS
+from models_onnx.farm.faults import FAULTS
+from models_onnx.farm.params import HELD_OUT_FAULTS
 from sync.cloud import S3_OPTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +77,13 @@ def test_every_section_of_the_configuration_stands_in_the_shipped_file() -> None
 
 def test_every_option_of_the_object_store_stands_in_the_shipped_file() -> None:
     assert not _missing(S3_OPTIONS, "agent.toml")
+
+
+def test_every_simulated_fault_stands_in_the_docs_with_what_it_does() -> None:
+    rows = [f"| `{k.name}` | {k.does} | {k.hours:g} | {k.severity:g} |" for k in FAULTS.values()]
+    lines = text_of("docs/simulator.md").splitlines()
+    assert not [row for row in rows if row not in lines]
+    assert not _missing(HELD_OUT_FAULTS, "docs/simulator.md")
 
 
 def test_every_signal_stands_in_the_docs_with_its_unit() -> None:

@@ -275,7 +275,7 @@ def test_a_respiratory_disease_takes_feed_and_water_together(well: Recording, il
 def test_an_outbreak_of_deaths_is_one_by_the_definition_and_hardly_shows_elsewhere(
     well: Recording, ill: Recording
 ) -> None:
-    """The first day with at least 0.30 % dead and three times the median of the seven days before [F1]."""
+    """The first day with at least 0.30 % dead and three times the median of the seven days before (F1 of docs/sources.md)."""
     name = "mortality_outbreak"
     dead, live = told_dead(ill, name), ill.live_birds[HOUSE[name]]
     share = dead / live
