@@ -189,7 +189,8 @@ def change(well: Recording, ill: Recording, name: str, signal: str, first: float
 def told_dead(recording: Recording, name: str) -> np.ndarray:
     """Return how many a day were told dead or culled."""
     both = recording.signals["dead"][HOUSE[name]] + recording.signals["culled"][HOUSE[name]]
-    return np.nan_to_num(both).reshape(DAYS, PER_DAY).sum(axis=1)
+    days: np.ndarray = np.nan_to_num(both).reshape(DAYS, PER_DAY).sum(axis=1)
+    return days
 
 
 def test_a_leak_runs_by_night_and_wets_the_air(well: Recording, ill: Recording) -> None:
@@ -275,7 +276,7 @@ def test_a_respiratory_disease_takes_feed_and_water_together(well: Recording, il
 def test_an_outbreak_of_deaths_is_one_by_the_definition_and_hardly_shows_elsewhere(
     well: Recording, ill: Recording
 ) -> None:
-    """The first day with at least 0.30 % dead and three times the median of the seven days before (F1 of docs/sources.md)."""
+    """The first day with 0.30 % dead and three times the median of the seven before (F1 of docs/sources.md)."""
     name = "mortality_outbreak"
     dead, live = told_dead(ill, name), ill.live_birds[HOUSE[name]]
     share = dead / live
