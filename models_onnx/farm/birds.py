@@ -40,7 +40,7 @@ SEX_GROWTH = {
     "female": 0.92,
 }  # males 17 % above females at 42 d in breeders' tables; assumed
 
-BAD_DAY_SHARE, SLOW_RISE_SHARE = 0.3, 0.25  # of the flocks; assumed
+BAD_DAY_SHARE, SLOW_RISE_SHARE = 0.2, 0.25  # of the flocks; assumed
 
 FIRST_NIGHTS_H = 1.0  # dark hours in the first week: common practice, the law allows it [S55]
 NIGHT_FROM_DAY = 7  # from then on at least 6 h of dark [S55]

@@ -103,8 +103,8 @@ HOUSE_RANGES: Mapping[str, Range] = {
     "cooling_effect": Range(0.55, 0.8, (0.4, 0.9)),  # of what the air could take up: fogging to pads; assumed
     "cooling_from_k": Range(3.0, 5.0, (2.0, 6.0)),  # above the set point; assumed
     # who counts the dead, and how (``deaths``); our judgement but for what they were fitted to, [F1]
-    "deaths_uneven": Range(0.1, 0.25, (0.1, 0.4)),  # log sd of one day's mortality around its pattern
-    "weekend_found": Range(0.75, 1.0, (0.5, 1.0)),  # of the dead on a quicker Sunday round; the rest on Monday
+    "deaths_uneven": Range(0.08, 0.22, (0.08, 0.35)),  # log sd of one day's mortality around its pattern
+    "weekend_found": Range(0.8, 1.0, (0.5, 1.0)),  # of the dead on a quicker Sunday round; the rest on Monday
     "late_rate": Range(0.0, 0.015, (0.0, 0.05)),  # of the days that are told one day late, with the next
     "cull_share": Range(0.0, 0.2, (0.0, 0.4)),  # of the losses that people cull, below 0.1 none: told as dead
     "cull_days": Range(1, 4, (1, 7)),  # between culling rounds
@@ -139,7 +139,7 @@ FLOCK_RANGES: Mapping[str, Range] = {
     "cv_last": Range(0.07, 0.11, (0.05, 0.13)),  # within one sex at day 35: 5 % even, 10 % uneven [S66]
     # deaths that are no outbreak; our judgement
     "chicks": Range(-0.5, 0.5, (-0.8, 0.9)),  # log of the factor on the first week: 1.3 to 1.42 % in all [S63]
-    "bad_day": Range(0, 1),  # below 0.3 there is one
+    "bad_day": Range(0, 1),  # below 0.2 there is one
     "bad_day_age": Range(8, 40),
     "bad_day_deaths": Range(0.0005, 0.002, (0.0005, 0.003)),  # that died of it
     "slow_rise": Range(0, 1),  # below 0.25 they rise slowly
