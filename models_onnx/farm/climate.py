@@ -64,6 +64,7 @@ EMERGENCY_AIR_CHANGES_H = 6.0  # through them at 10 K between in and out, with t
 EMERGENCY_FROM_LOST = 0.3  # of the fans, or of the inlets; assumed
 FAN_PA = 90.0  # at which axial fans move nothing any more; assumed
 DOOR_AIR_CHANGES_H, DOOR_OPENING = 6.0, 4.0  # an open gate: through it at 10 K, and beside the inlets; assumed
+STAGED_SHARE, FAN_STAGES, HEATER_BAND_K = 0.3, 10, 0.4  # of the houses of ``test``; common computers, assumed
 FOULED_DAY = 42.0  # by which ``fouling`` is reached; assumed
 COOLING_LAG_S = 900.0  # how slowly pads or fog set in; assumed
 COOLING_OVER_K = 2.0  # from none to all; assumed
@@ -124,7 +125,10 @@ class Climate:
         self.ammonia = np.zeros(n)
         self.set_point = np.full(n, EMPTY_CEL)
         self.ventilation = np.full(n, EMPTY_VENT_SHARE)  # of all fans, as the computer asks for
+        self._asked = self.ventilation  # before stages
         self.heating = np.zeros(n)  # of all heaters, as asked for
+        self._staged = p["stages"] < STAGED_SHARE
+        self._any_staged = bool(self._staged.any())
         self._heat_integral = np.zeros(n)
         self._opening = np.zeros(n)  # of the emergency openings
         self._wind = np.zeros(n)
@@ -186,6 +190,7 @@ class Climate:
         steps = max(1, math.ceil(dt_s / SUBSTEP_S))
         heater_w, any_failing = self._heater_w * (1 - effects["heat_lost"]), bool(failing.any() or self._opening.any())
         any_open = any_failing or bool(effects["door"].any())
+        keep = np.exp(-self._mass_w_k / self._mass_j_k * (dt_s / steps))
         follow = -np.expm1(-2 * dt_s / steps / p["vent_integral_s"])
         fans_m3_s = np.maximum(1 + self._wind, 0) * (1 - self._fans_lost) * self._drawn * self._max_vent / 3600
         leaks_m3_s = LEAK_AIR_CHANGES_H / 3600 * self.volume_m3
@@ -196,7 +201,9 @@ class Climate:
             air = self.ventilation * fans_m3_s + leaks_m3_s
             if any_open:
                 air = air + self._through_openings(outside, effects["door"])
-            self._balance(dt_s / steps, air, heat, co2_m3_s, nh3_g_s, fresh, leak_g_s, outside, incoming, heater_w)
+            self._balance(
+                dt_s / steps, air, heat, co2_m3_s, nh3_g_s, fresh, leak_g_s, outside, incoming, heater_w, keep
+            )
         self.vapour = np.minimum(self.vapour, 2.1667 * saturation_pa(self.temperature) / (self.temperature + 273.15))
 
     def _wet(self, dt_s: float, alive: Array, humidity: Array, effects: Mapping[str, Array]) -> None:
@@ -270,15 +277,22 @@ class Climate:
 
         Ventilation goes up or down by a share of itself, less so the colder it is outside (adaptive controllers do
         that): stable from minimum ventilation in winter to all fans in summer. Heating is proportional-integral.
+        Where the computer is of the other kind, fans go in stages and heaters on and off.
         """
         too_warm = self.temperature - self.set_point
         difference = np.maximum(self.temperature - outside, 3.0)
         turn = limit(follow * too_warm / difference, -0.4, 0.4)
-        asked = np.maximum(self.ventilation, 1e-3) * np.exp(turn)
-        self.ventilation = np.where(warm, limit(asked, minimum, 1.0), minimum)
+        asked = np.maximum(self._asked, 1e-3) * np.exp(turn)
+        self._asked = self.ventilation = np.where(warm, limit(asked, minimum, 1.0), minimum)
         too_cold = heat_set - self.temperature
         self._heat_integral = limit(self._heat_integral + dt_s / 1500 * too_cold / 6, 0, 1)
-        self.heating = np.where(warm, limit(self._heat_integral + too_cold / 6, 0, 1), 0.0)
+        heating = np.where(warm, limit(self._heat_integral + too_cold / 6, 0, 1), 0.0)
+        if self._any_staged:
+            stages = np.maximum(np.rint(self._asked * FAN_STAGES) / FAN_STAGES, minimum)
+            self.ventilation = np.where(self._staged, stages, self._asked)
+            switched = np.where(np.abs(too_cold) < HEATER_BAND_K, np.rint(self.heating), too_cold > 0) * warm
+            heating = np.where(self._staged, switched, heating)
+        self.heating = heating
 
     def _open(self, dt_s: float, failing: NDArray[np.bool_]) -> None:
         """Let the emergency openings move: they are there for failing fans, not for hot days."""
@@ -298,6 +312,7 @@ class Climate:
         outside: Array,
         incoming: Array,
         heater_w: Array,
+        mass_keep: Array,
     ) -> None:
         heater = self.heating * heater_w
         sensible = heat * sensible_share(self.temperature)
@@ -308,8 +323,7 @@ class Climate:
         settled = (gained + through) / total_w_k
         before = self.temperature
         self.temperature = settled + (before - settled) * np.exp(-total_w_k / self._air_j_k * dt_s)
-        keep = np.exp(-self._mass_w_k / self._mass_j_k * dt_s)
-        self._mass_cel = self.temperature + (self._mass_cel - self.temperature) * keep
+        self._mass_cel = self.temperature + (self._mass_cel - self.temperature) * mass_keep
 
         keep = np.exp(-air / self.volume_m3 * dt_s)
         burner = heater * self._burner

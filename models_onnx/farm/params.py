@@ -114,6 +114,7 @@ HOUSE_RANGES: Mapping[str, Range] = {
     "scale_wiped_days": Range(4, 15),  # how often that is, in the mean; assumed
     "co2_zero_poor": Range(0, 1),  # below 0.08 the zero is wrong: below 400 ppm, in one real house in 58 % of readings
     "co2_zero": Range(-300, -60),  # ppm, there; size assumed
+    "stages": Range(1.0, 1.0, (0, 1)),  # below 0.3 fans go in stages and heaters on and off: another house computer
     "coarse": Range(0, 1),  # below 0.15 temperature and NH3 come in whole numbers, as from a real house [F1]
 }
 

@@ -18,6 +18,7 @@ from agent.clock import SimulatedClock
 from agent.domain import SeriesKey, from_ms
 from agent.readings import Readings
 from agent.store import Store
+from models_onnx.farm.farm import simulate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.bench
 
 SHIPPED = ""  # no [models] of our own: both shipped bundles
+
+
+def test_speed_of_the_simulated_farm(table: Table) -> None:
+    """In steps of ten minutes, without faults; CPU of this process."""
+    before = time.process_time()
+    simulate(200, 40, 1, 600)
+    rate = 200 * 40 / (time.process_time() - before)
+    table.add("simulated farm: a house-day of 10-minute steps", 1000 / rate, "ms", goal=1)
+    table.note("simulated farm: house-days a second and core", f"{rate:,.0f}")
 
 
 def test_memory_and_disk_of_a_farm(

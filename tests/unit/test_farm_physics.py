@@ -141,6 +141,23 @@ def test_without_fans_carbon_dioxide_rises_317_ppm_a_minute() -> None:
     assert 0.1 < climate.temperature[0] - warm_before < 2.8  # walls and litter slow it
 
 
+def test_another_house_computer_turns_fans_in_stages_and_holds_the_set_point_nearly() -> None:
+    climate = climate_of(2.3, 35, 10, hours=12, stages=0.0)
+    seen, celsius = set(), []
+    for _ in range(240):
+        advance(climate, 2.3, 35, 10)
+        seen.add(round(float(climate.ventilation[0]), 6))
+        celsius.append(climate.temperature[0])
+    assert len(seen) <= 4
+    assert np.abs(np.mean(celsius) - climate.set_point[0]) < 1.5
+    cold = climate_of(0.2, 7, -5, hours=12, stages=0.0)
+    heat = []
+    for _ in range(240):
+        advance(cold, 0.2, 7, -5)
+        heat.append(float(cold.heating[0]))
+    assert set(heat) == {0.0, 1.0}
+
+
 def test_inlets_hold_the_pressure_and_fans_that_fail_lose_it() -> None:
     """Orifices: with the flow squared; half of the fans leave a quarter."""
     climate = climate_of(2.3, 35, 10, hours=1)
