@@ -220,9 +220,10 @@ class Climate:
         too_warm = self.temperature - self.set_point - p["cooling_from_k"]
         wanted = limit(too_warm / COOLING_OVER_K, 0, 1) * p["is_cooled"] * warm * (1 - lost)
         self.cooling = _mixed(self.cooling, wanted, math.exp(-dt_s / COOLING_LAG_S))
-        if not (self.cooling > 0.01).any():
+        cooling = np.where(self.cooling > 0.01, self.cooling, 0.0)
+        if not cooling.any():  # most of the year, on most farms
             return outside, fresh
-        by_k = self.cooling * p["cooling_effect"] * np.maximum(outside - wet_bulb(outside, outside_humidity), 0)
+        by_k = cooling * p["cooling_effect"] * np.maximum(outside - wet_bulb(outside, outside_humidity), 0)
         return outside - by_k, fresh + COOLING_G_M3K * by_k
 
     def _draw(self, effects: Mapping[str, Array]) -> None:

@@ -253,7 +253,8 @@ class Farm:
         if effects["warmer_k"].any():  # the same vapour in warmer air
             vapour = vapour_g_m3(outside, outside_humidity)
             outside = outside + effects["warmer_k"]
-            outside_humidity = humidity_pct(outside, vapour)
+            warmed = humidity_pct(outside, vapour)
+            outside_humidity = np.where(effects["warmer_k"] > 0, warmed, outside_humidity)
         felt = climate.felt
         did = birds.behave(dt_s, self.at_ms, hour + effects["clock_h"], felt, climate.set_point, effects)
         present = birds.alive > 0

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
@@ -13,6 +16,9 @@ from models_onnx.farm.faults import FAULTS, Fault, FaultPlan, parse_fault
 from models_onnx.farm.params import HELD_OUT_FAULTS
 from models_onnx.farm.sensors import SIGNALS
 from models_onnx.farm.truth import truths_of
+
+if TYPE_CHECKING:
+    from models_onnx.farm.params import RangeSet
 
 NAMES = tuple(FAULTS)
 HOUSE = {name: i for i, name in enumerate(NAMES)}
@@ -387,8 +393,22 @@ def test_a_campaign_is_the_same_for_the_same_seed_and_keeps_the_test_faults_for_
     assert max(f.from_ms for f in only) < START_MS + 20 * 24 * HOUR_MS
 
 
-def test_every_drawn_fault_can_be_simulated() -> None:
-    faults = campaign(60, 11, ranges="test", share=1.0, ages=[20] * 60, days=4)
-    run = simulate(60, 4, 11, 3600, "test", faults, [20] * 60, to_slaughter=False)
-    assert run.faults == tuple(faults)
-    assert len({f.name for f in faults}) > 12
+@pytest.mark.parametrize("ranges", ["train", "test"])
+def test_a_campaign_in_summer_touches_only_the_houses_that_it_names_and_nothing_before(ranges: RangeSet) -> None:
+    """In the heat houses cool by water, stages switch, emergency openings move: each for itself."""
+    start = datetime(2026, 6, 25, tzinfo=UTC)
+    houses, ages = 40, [15] * 40
+    drawn = campaign(houses, 8, ranges=ranges, start=start, ages=ages, days=12, share=1.0, houses_per_farm=1)
+    faults = [fault for fault in drawn if fault.house % 2 == 0]
+    assert len({fault.name for fault in faults}) > 8
+    plain, hit = (
+        simulate(houses, 12, 8, 1800, ranges, given, ages, start=start, houses_per_farm=1, to_slaughter=False)
+        for given in ((), faults)
+    )
+    for signal in SIGNALS:
+        np.testing.assert_array_equal(hit.signals[signal][1::2], plain.signals[signal][1::2])
+        for fault in faults:
+            before = slice(0, int(np.searchsorted(plain.at_ms, fault.from_ms, "right")))
+            np.testing.assert_array_equal(
+                hit.signals[signal][fault.house, before], plain.signals[signal][fault.house, before]
+            )
