@@ -40,7 +40,7 @@ GAP_MEDIAN_S, GAP_SPREAD = 2400.0, 1.2  # dropouts: median 40 min, a few over 10
 GATEWAY_GAPS = 0.15  # of the rate of one sensor: all sensors of the house at once; a real one lasted 26 h
 FRESH_AIR_PPM = 400.0  # a sensor set right never shows less
 POOR_ZERO_SHARE, COARSE_SHARE = 0.08, 0.15  # of the houses; one real house showed less in 58 % of its readings [F1]
-PRESSURE_NOISE_PA = 1.2  # wind on the wall; real: 4 Pa from one hour to the next [F1]
+DRAUGHT_S = 1800.0  # how long a draught lasts at the temperature sensor; assumed
 
 # what a fault of severity 1 does; our judgement: S14 promises much less, and sensors are kept for longer than promised
 DRIFT = {"temperature": 6.0, "humidity": 30.0, "co2": 1500.0, "ammonia": 20.0, "pressure": 15.0}
@@ -139,6 +139,7 @@ class Sensors:
         gap_rng, scale_rng, fault_rng = rng.spawn(3)
         self._gaps = Gaps(rate, len(SIGNALS), gap_rng)
         self._scale = Scale(houses, scale_rng)
+        self._draught = np.zeros(n)
         self._shown = np.full(n, np.nan)  # the temperature that the lagging sensor has reached
         self._pulse = np.where(houses["litres_per_pulse"] < 0.5, 1.0, 10.0)
         self._batch = np.rint(houses["feed_batch_kg"])
@@ -160,10 +161,11 @@ class Sensors:
         step, and ``age``, ``true_weight``, ``spread``, ``alive``, ``activity`` and ``dirt`` for the scale.
         """
         p, n = self._p, len(self._shown)
-        noise = self._rng.standard_normal((8, n))
+        noise = self._rng.standard_normal((9, n))
         truth_cel = truth["temperature"]
         keep = math.exp(-dt_s / TEMPERATURE_LAG_S)
         self._shown = np.where(np.isnan(self._shown), truth_cel, truth_cel + (self._shown - truth_cel) * keep)
+        self._draught = wander(self._draught, dt_s, DRAUGHT_S, p["draught_cel"], noise[8])
         weight, weight_sd, count = self._scale.advance(
             dt_s,
             age=truth["age"],
@@ -179,7 +181,9 @@ class Sensors:
         light = np.where(truth["light"] > 0.5, truth["light"] * (1 + 0.02 * noise[4]), truth["light"])
         outside = truth["outside_temperature"]
         readings = {
-            "temperature": _in_steps(self._shown + p["temperature_bias"] + 0.08 * noise[0], self._cel_steps),
+            "temperature": _in_steps(
+                self._shown + self._draught + p["temperature_bias"] + 0.08 * noise[0], self._cel_steps
+            ),
             "humidity": np.rint(limit(truth["humidity"] + p["humidity_bias"] + 0.7 * noise[1], 1, 100)),
             "co2": np.rint(co2 / 10) * 10,
             "ammonia": _in_steps(nh3, self._nh3_steps),
@@ -194,7 +198,7 @@ class Sensors:
             "dead": truth["dead"],
             "culled": truth["culled"],
             "light": _tenths(light),
-            "pressure": _tenths(truth["pressure"] + PRESSURE_NOISE_PA * noise[7]),
+            "pressure": _tenths(truth["pressure"] + p["pressure_noise_pa"] * noise[7]),
             "outside_temperature": _tenths(outside + 0.1 * noise[6]),
             "outside_humidity": np.rint(truth["outside_humidity"]),
         }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 HOUR_MS = 3_600_000
 # The difference that is more than the sensor's steps and noise (sensors.py): a step, and three times the noise.
 SEEN = {
-    "temperature": 0.4,
+    "temperature": 0.8,
     "humidity": 3.5,
     "co2": 80.0,
     "ammonia": 2.0,
@@ -31,7 +31,7 @@ SEEN = {
     "heating": 3.0,
     "silo": 60.0,
     "light": 5.0,
-    "pressure": 4.0,
+    "pressure": 10.0,
     "outside_temperature": 0.5,
     "outside_humidity": 3.0,
 }
