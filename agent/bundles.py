@@ -17,6 +17,7 @@ import numpy as np
 
 from agent.errors import BundleError
 from agent.manifest import Manifest, parse_manifest, version_key
+from agent.reference import Reference, reference_from
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +38,7 @@ class Bundle:
     model: bytes
     selftest_inputs: dict[str, NDArray[np.generic]]
     selftest_outputs: dict[str, NDArray[np.generic]]
+    reference: Reference | None = None  # what it was fed in training, where its manifest names that
 
     def __str__(self) -> str:
         """Return ``name/version``, as configuration and logs write it."""
@@ -125,7 +127,7 @@ def load_bundle(directory: Path, *, agent_version: str | None = None) -> Bundle:
         message = f"{model_path}: is of opset {opset}, the manifest says {manifest.model.opset}; correct model.opset"
         raise BundleError(message)
     inputs, outputs = _selftest(directory / SELFTEST, manifest)
-    return Bundle(directory, manifest, model, inputs, outputs)
+    return Bundle(directory, manifest, model, inputs, outputs, _reference(directory, manifest))
 
 
 def opset_of(model: bytes, where: str) -> int:
@@ -190,12 +192,7 @@ def _selftest(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[np.gene
     if not path.is_file():
         message = f"{path}: is missing: a bundle without a self-test does not load; write inputs and outputs into it"
         raise BundleError(message)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as e:
-        message = f"{path}: is no readable .npz file ({e}); write it with numpy.savez, without pickled objects"
-        raise BundleError(message) from e
+    arrays = _arrays(path)
     inputs = [i.name for i in manifest.input] + [i.mask for i in manifest.input if i.mask]
     wanted = [INPUT_PREFIX + name for name in inputs] + [OUTPUT_PREFIX + o.name for o in manifest.output]
     if missing := [name for name in wanted if name not in arrays]:
@@ -207,6 +204,29 @@ def _selftest(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[np.gene
         {name: arrays[INPUT_PREFIX + name] for name in inputs},
         {o.name: arrays[OUTPUT_PREFIX + o.name] for o in manifest.output},
     )
+
+
+def _reference(directory: Path, manifest: Manifest) -> Reference | None:
+    """Return what the bundle's inputs were in training; None where the manifest does not name it."""
+    name = manifest.reference.features if manifest.reference else None
+    if name is None:
+        return None
+    path = directory / name
+    if not path.is_file():
+        message = f"{path}: is missing: [reference] features names it; copy the bundle again, or take the key out"
+        raise BundleError(message)
+    specs = [spec for spec in manifest.input if spec.grid is None or spec.grid.end == "now"]
+    return reference_from(_arrays(path), specs, str(path))
+
+
+def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    """Return the arrays of an ``.npz`` file by name."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as e:
+        message = f"{path}: is no readable .npz file ({e}); write it with numpy.savez, without pickled objects"
+        raise BundleError(message) from e
 
 
 def _text(path: Path) -> str:

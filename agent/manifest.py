@@ -235,7 +235,7 @@ class Reference(Part):
     """What the model was trained on and how good it was there: for drift."""
 
     data: str = ""
-    features: str | None = None  # a file beside the manifest
+    features: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.npz$")] | None = None  # beside it: agent/reference.py
     metrics: dict[str, float] = {}
 
 

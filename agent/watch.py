@@ -31,6 +31,7 @@ from agent.domain import (
 )
 from agent.errors import InputError
 from agent.explain import direction_of, explain
+from agent.fitness import Fitness
 from agent.flock import HouseLife, day_number
 from agent.manifest import Judge, horizon_s
 from agent.rules import KINDS, kind_of, rule_by_default, rule_of
@@ -47,10 +48,12 @@ if TYPE_CHECKING:
     from agent.clock import FarmDays
     from agent.commands import FlockCommand, WarningCommand
     from agent.config import RuleOverride
-    from agent.domain import Doubt, Flock, FlockChange, QualityInterval, WarningRule
+    from agent.domain import Doubt, Event, Flock, FlockChange, QualityInterval, WarningRule
+    from agent.fitness import FitDay, FitFlock
     from agent.manifest import Feature, Manifest, Output
     from agent.predict import Due, Predictor
     from agent.readings import Readings
+    from agent.reference import Reference
     from agent.signals import Signal
     from agent.window import HouseInputs, Masks, Measured
 
@@ -92,6 +95,8 @@ class Outcome:
     standings: tuple[Standing, ...] = ()  # those that changed, as they are now
     predictions: tuple[Prediction, ...] = ()
     changes: tuple[FlockChange, ...] = ()
+    fitness: tuple[FitDay | FitFlock, ...] = ()  # how the models fit the house
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +126,11 @@ class HouseWatch:
         overrides: Mapping[str, RuleOverride],
         rhythm_s: Callable[[SeriesKey], float | None],
         started_monotonic: float,
+        references: Mapping[str, Reference] | None = None,
     ) -> None:
         self.house = house
         self.days = days
+        self.fitness = Fitness(house, days, references or {})
         self.life = HouseLife()
         self.standings: dict[str, Standing] = {}
         self._overrides = overrides
@@ -220,6 +227,8 @@ class HouseWatch:
         self.life = self.life.after(change)
         self._removed = None
         self._fresh = True
+        if change.action == "end" and change.flock is not None:
+            self.fitness.end(change.flock, change.at)
 
     def is_ready(self, at: datetime, monotonic: float) -> bool:
         """Tell whether ``at`` may be judged: readings have passed it, or there was real silence."""
@@ -325,7 +334,8 @@ class HouseWatch:
         if settled is not None:
             self._take(settled)
             changes.append(settled)
-        evidence = {**self._expectations(results, at), **self._mortality(at), **self._sensors_evidence(at, monotonic)}
+        expected = self._expectations(results, at)
+        evidence = {**expected, **self._mortality(at), **self._sensors_evidence(at, monotonic)}
         events: list[WarningEvent] = []
         changed: list[Standing] = []
         for name in dict.fromkeys((*evidence, *self.standings)):
@@ -340,7 +350,37 @@ class HouseWatch:
             if reason is not None:
                 events.append(self._event(after, before.state, reason, at))
         predictions = self._predictions(results, at)
-        return Outcome(self.house, at, tuple(events), tuple(changed), tuple(predictions), tuple(changes))
+        self._see_fitness(results, expected, predictions, at)
+        rows, noticed = self.fitness.take()
+        found = (tuple(events), tuple(changed), tuple(predictions), tuple(changes), tuple(rows), tuple(noticed))
+        return Outcome(self.house, at, *found)
+
+    def _see_fitness(
+        self,
+        results: Sequence[HouseResult],
+        expected: Mapping[str, Evidence],
+        predictions: Sequence[Prediction],
+        at: datetime,
+    ) -> None:
+        """Let it be counted what the models were fed, and whether what they said holds."""
+        flock = self.life.flock
+        if flock is None or not results:
+            return
+        is_hour, seen = self.fitness.is_hour(at), set()
+        for result in results:
+            model = f"{result.manifest.name}/{result.manifest.version}"
+            if model in seen:
+                continue  # the same once more, for another horizon
+            seen.add(model)
+            self.fitness.turn(model, flock.flock, at)
+            if is_hour:
+                age = day_number(flock, at, self.days)
+                self.fitness.feed(model, result.manifest.input, result.inputs.tensors, at, age)
+        for name, evidence in expected.items():
+            rule = self._rule(name)
+            if rule is not None and self._applies(rule, at):
+                self.fitness.hold(name, evidence, self._spans[name], at)
+        self.fitness.predict(predictions)
 
     def _judge_one(
         self, name: str, before: Standing, evidence: Evidence | None, at: datetime, turn: Collection[str]

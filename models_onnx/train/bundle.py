@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from agent.bundles import INPUT_PREFIX, MANIFEST, OUTPUT_PREFIX, SELFTEST, load_bundle
 from agent.manifest import DEFAULT_MIN_COVERAGE
 from agent.predict import Model
+from agent.reference import AGES, EDGES, SHARE, USUAL, WEEK_DAYS, Histograms, columns_of
 from models_onnx.train.graph import OPSET
 
 if TYPE_CHECKING:
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
     from agent.manifest import Feature, InputSpec, Output
     from models_onnx.train.data import Samples
 
+REFERENCE = "reference.npz"
+BANDS_END = (7, 14, 21, 28, 35)  # days of age: what a week of a flock's life is fed is compared with that week's
+BIN_EDGES = (0.005, *(tenth / 10 for tenth in range(1, 10)), 0.995)  # shares of the training's values below each edge
+LEAST_TO_BIN = 200  # values of one column in one band: of fewer, a share of 0.5 % is none at all
+NOT_COMPARED = frozenset(
+    {"age_days", "day_number", "hour_sin", "hour_cos", "day_fraction"}
+)  # age and clock do not drift
+
 SELFTEST_ROWS = 6
 MAX_RUNTIME_MS = 200.0  # under 1 ms for 20 houses on a desktop core, and a small gateway is ten times slower
 
@@ -36,10 +45,12 @@ def write_bundle(
     manifest: str,
     inputs: Mapping[str, NDArray[np.float32]],
     card: str,
+    reference: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Bundle:
     """Write a bundle and return it as the agent loads it; ``SHA256`` in the manifest becomes the model's.
 
-    The self-test is what ONNX's own reference implementation makes of ``inputs``.
+    The self-test is what ONNX's own reference implementation makes of ``inputs``. ``reference`` (of ``reference_of``)
+    is what the model was fed in training: with it, the gateway sees drift.
 
     Raises:
         BundleError: the agent would not take it.
@@ -47,7 +58,12 @@ def write_bundle(
     directory.mkdir(parents=True, exist_ok=True)
     content = model.SerializeToString(deterministic=True)
     (directory / "model.onnx").write_bytes(content)
-    (directory / MANIFEST).write_text(manifest.replace("SHA256", hashlib.sha256(content).hexdigest()), encoding="utf-8")
+    manifest = manifest.replace("SHA256", hashlib.sha256(content).hexdigest())
+    (directory / REFERENCE).unlink(missing_ok=True)
+    if reference is not None:
+        manifest = manifest.replace("\n[reference]\n", f'\n[reference]\nfeatures = "{REFERENCE}"\n')
+        np.savez_compressed(directory / REFERENCE, allow_pickle=False, **reference)
+    (directory / MANIFEST).write_text(manifest, encoding="utf-8")
     (directory / "CARD.md").write_text(card, encoding="utf-8")
     feed = dict(inputs)
     names = [output.name for output in model.graph.output]
@@ -140,6 +156,77 @@ def _toml(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     return repr(value)
+
+
+def reference_of(
+    specs: Sequence[InputSpec],
+    tensors: Mapping[str, NDArray[np.float32]],
+    flock: NDArray[np.int64],
+    age_days: NDArray[np.floating] | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """Return the arrays of ``reference.npz`` (agent/reference.py) of what a model is trained on.
+
+    Args:
+        specs: The model's inputs.
+        tensors: What it is trained on, [n, …] by input.
+        flock: Of each instant the number of its flock, [n].
+        age_days: Of each instant the age of its flock, [n]; left out where a fact of the inputs says it.
+    """
+    age = _ages(specs, tensors) if age_days is None else np.asarray(age_days, np.float64)
+    day = np.maximum(np.nan_to_num(age), 0).astype(np.int64)
+    band = np.searchsorted(BANDS_END, age, side="right")
+    arrays: dict[str, NDArray[np.float32]] = {AGES: np.array(BANDS_END, np.float32)}
+    for spec in specs:
+        if spec.grid is not None and spec.grid.end == "horizon":
+            continue  # what it holds depends on the horizon that is run
+        values = np.asarray(tensors[spec.name][:, -1] if spec.grid else tensors[spec.name], np.float64)
+        compared = [name not in NOT_COMPARED for name in columns_of(spec)]
+        found = _histograms(np.where(compared, values, np.nan), band, day, flock)
+        for name, array in ((EDGES, found.edges), (SHARE, found.share), (USUAL, found.usual)):
+            arrays[name + spec.name] = array.astype(np.float32)
+    return arrays
+
+
+def _ages(specs: Sequence[InputSpec], tensors: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float64]:
+    for spec in specs:
+        for name in ("age_days", "day_number"):
+            if name in spec.facts:
+                return tensors[spec.name][:, spec.facts.index(name)].astype(np.float64)
+    message = "no fact of the inputs is the age: give reference_of the age_days of the instants"
+    raise ValueError(message)
+
+
+def _histograms(
+    values: NDArray[np.float64], band: NDArray[np.intp], day: NDArray[np.int64], flock: NDArray[np.int64]
+) -> Histograms:
+    """Return the histograms of some columns, [n, columns], and what single flocks make of them within a week."""
+    bands, columns, bins = len(BANDS_END) + 1, values.shape[1], len(BIN_EDGES) + 1
+    edges = np.full((bands, columns, bins - 1), np.nan)
+    for b in range(bands):
+        for c in range(columns):
+            known = values[band == b, c]
+            known = known[np.isfinite(known)]
+            if len(known) >= LEAST_TO_BIN:
+                # as the file holds them: what lies on an edge must fall on the same side there
+                edges[b, c] = np.quantile(known, BIN_EDGES).astype(np.float32)
+    flocks, flock = np.unique(flock, return_inverse=True)
+    counts = np.zeros((len(flocks), int(day.max(initial=0)) + 1, columns, bins), np.int64)
+    blank = Histograms(edges, np.zeros((bands, columns, bins)), np.full(columns, np.nan))
+    for b in range(bands):
+        of_band = np.flatnonzero(band == b)
+        found = blank.bins_of(b, values[of_band])
+        row, column = np.nonzero(found >= 0)
+        np.add.at(counts, (flock[of_band][row], day[of_band][row], column, found[row, column]), 1)
+    band_of_day = np.searchsorted(BANDS_END, np.arange(counts.shape[1]), side="right")
+    whole = np.stack([counts[:, band_of_day == b].sum(axis=(0, 1)) for b in range(bands)])
+    share = (whole / np.maximum(whole.sum(axis=2, keepdims=True), 1)).astype(np.float32).astype(np.float64)
+    known_share = Histograms(edges, share, blank.usual)
+    usual = blank.usual
+    for of_flock in counts:
+        for last in range(len(of_flock)):
+            week = range(max(0, last - WEEK_DAYS + 1), last + 1)
+            usual = np.fmax(usual, known_share.index_of((int(band_of_day[d]), of_flock[d]) for d in week))
+    return Histograms(edges, share, usual)
 
 
 def digest_of(arrays: Iterable[NDArray[np.generic]]) -> str:

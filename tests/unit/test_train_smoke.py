@@ -49,7 +49,8 @@ def test_training_writes_bundles_that_the_agent_takes(tiny: Path) -> None:
     for name in TRAINERS:
         directory = find_bundle(tiny, name)
         Model(load_bundle(directory, agent_version="0.1.0"))
-        assert {f.name for f in directory.iterdir()} == {"model.onnx", "manifest.toml", "selftest.npz", "CARD.md"}
+        files = {"model.onnx", "manifest.toml", "selftest.npz", "reference.npz", "CARD.md"}
+        assert {f.name for f in directory.iterdir()} == files
 
 
 def test_the_same_training_gives_the_same_bytes_and_a_changed_figure_is_named(
