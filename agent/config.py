@@ -241,6 +241,7 @@ class Models(Section):
 
     directory: Path | None = None  # None: the bundles that are shipped with the program
     use: tuple[str, ...] = ("expect", "weight")  # a name takes its newest version, name/version exactly that one
+    shadow: Annotated[tuple[str, ...], Field(max_length=2)] = ()  # beside them, for trial: never shown
     threads: Annotated[int, Field(ge=1, le=4)] = 1
 
 

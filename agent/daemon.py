@@ -42,6 +42,7 @@ from agent.peers import Peers
 from agent.predict import Predictor
 from agent.quality import Known, QualityJudge
 from agent.readings import EMPTY, HouseSplitter, joined
+from agent.shadow import Shadows
 from agent.site import STORE, SiteWarnings, Trouble
 from agent.store import PRUNE_ROWS, RESERVE_BYTES, is_nearly_full, sync_notes
 from agent.timekeeper import Timekeeper, steady
@@ -77,6 +78,7 @@ OBSERVE_AT_ONCE = 5_000  # readings that wait for the houses to observe them, an
 OBSERVE_WITHIN_S = 5.0
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
+SHOWN_TROUBLES = 5  # of models in houses, in health; `flockwatch model list` shows all
 _SAID_ONCE = {"session_lost", "disk_full"}  # events of the gateway, which nothing that comes later would bring again
 _NO_RESERVE = f"the disk is full, or nearly: the reserve of {RESERVE_BYTES // 1_000_000} MB is not held; free space"
 
@@ -85,13 +87,21 @@ class Agent:
     """The parts, and the loop that takes them through one turn after another."""
 
     def __init__(
-        self, config: Config, clock: Clock, store: Store | Unstored, bus: Bus, predictor: Predictor, decoder: Decoder
+        self,
+        config: Config,
+        clock: Clock,
+        store: Store | Unstored,
+        bus: Bus,
+        predictor: Predictor,
+        decoder: Decoder,
+        shadow: Predictor | None = None,
     ) -> None:
         self.config = config
         self.clock = clock
         self.store = store
         self.bus = bus
         self.predictor = predictor
+        self.shadow = shadow or Predictor((), (), config.site.days)
         self.decoder = decoder
         self.topics = Topics(config.mqtt.topic_prefix, config.site.id)
         self.health = Health(clock.now())
@@ -128,6 +138,8 @@ class Agent:
         self.site = SiteWarnings(known.standings)
         for refused in predictor.refused:
             self.degrade(f"model {refused.bundle}", refused.reason)
+        for refused in self.shadow.refused:
+            self.degrade(f"shadow {refused.bundle}", refused.reason)
 
     def _begin(self, again: Sequence[tuple[int, int]] | None) -> Restored:
         """Make what watches the houses, and let it know the past; ``again``: of these times from the readings anew.
@@ -147,9 +159,12 @@ class Agent:
                 overrides=self.config.warnings.rules,
                 rhythm_s=self.quality.rhythm_s,
                 started_monotonic=self.clock.monotonic(),
+                references=self.predictor.references(),
+                also=frozenset().union(*(model.manifest.signals for model in self.shadow.models)),
             )
             for house in self.config.house
         ]
+        self.shadows = Shadows(self.config, self.shadow, self.watches)
         self._watch_of.update({watch.house: watch for watch in self.watches})
         known = self.store.restore(again or ())
         self._restore(known)
@@ -164,6 +179,8 @@ class Agent:
             life = restored(known.houses.get(watch.house))
             standings = [standing for standing in known.standings if standing.house == watch.house]
             watch.restore(life, standings, _of(watch.house, known.rhythms), _of(watch.house, known.newest_ms))
+            watch.fitness.restore(known.fitness_days, known.fitness_flocks)
+        self.shadows.restore(known.shadow_standings, known.fitness_days, known.fitness_flocks)
         while buckets := [Bucket(*row) for row in islice(known.buckets, BUCKETS_AT_ONCE)]:
             for watch in self.watches:
                 watch.window.load(buckets)
@@ -286,7 +303,8 @@ class Agent:
             self._compare(at)
             outcomes = judge_instant(self.watches, self.predictor, at, monotonic)
             self.health.instants_judged += 1
-            self._unrecorded.append(_Instant(at, outcomes, self._changed_buckets(), self._observed_seq))
+            apart = self.shadows.judge(at, monotonic)  # of bundles on trial; nobody is told
+            self._unrecorded.append(_Instant(at, outcomes, apart, self._changed_buckets(), self._observed_seq))
             for outcome in outcomes:
                 self.board.note(outcome)
                 _log(outcome)
@@ -324,6 +342,11 @@ class Agent:
                 standings=[standing for outcome in judged.outcomes for standing in outcome.standings],
                 predictions=[prediction for outcome in judged.outcomes for prediction in outcome.predictions],
                 flock_changes=[change for outcome in judged.outcomes for change in outcome.changes],
+                events=[event for outcome in judged.all for event in outcome.events],
+                fitness=[fit for outcome in judged.all for fit in outcome.fitness],
+                shadow_warnings=[event for outcome in judged.apart for event in outcome.warnings],
+                shadow_standings=[standing for outcome in judged.apart for standing in outcome.standings],
+                shadow_predictions=[prediction for outcome in judged.apart for prediction in outcome.predictions],
                 buckets=judged.buckets,
                 rhythms=self.quality.rhythms_s(),  # also of sensors that no model reads: their silence is judged
                 judged_at=judged.at,
@@ -563,6 +586,7 @@ class Agent:
             self._health_due = monotonic + HEALTH_EVERY_S
             self._see_quarantine()
             self._see_disk()
+            self._see_models()
             value = self.health_value("online")
             self.bus.publish(self.topics.health, json.dumps(value).encode(), retain=True)
             self.store.record(health=value, time=self.time.known(), wear=self._wear.kept())
@@ -597,6 +621,18 @@ class Agent:
         names = ", ".join(path.name for path in self._quarantined)
         why = f"{names} in the quarantine; run `flockwatch data recover`, or remove it" if names else None
         self.degrade("quarantine", why)
+
+    def _see_models(self) -> None:
+        """Say where a model is fed what its training never saw, or its bands do not hold."""
+        troubles: dict[str, list[str]] = {"drift": [], "coverage": []}
+        for watch in self.watches:
+            for what, found in watch.fitness.troubles().items():
+                troubles[what] += found
+        for what, found in troubles.items():
+            more = f"; and {len(found) - SHOWN_TROUBLES} more" if len(found) > SHOWN_TROUBLES else ""
+            self.degrade(what, "; ".join(found[:SHOWN_TROUBLES]) + more if found else None)
+        for bundle, why in self.shadows.dropped.items():
+            self.degrade(f"shadow {bundle}", why)
 
     def degrade(self, what: str, why: str | None) -> None:
         """Set or lift a degraded state, and say so once."""
@@ -646,6 +682,7 @@ class Agent:
                 },
                 "houses": houses,
                 "models": {str(model): asdict(model.counters) for model in self.predictor.models},
+                "shadow": {str(model): asdict(model.counters) for model in self.shadow.models},
             },
         )
 
@@ -656,8 +693,14 @@ class _Instant:
 
     at: datetime
     outcomes: list[Outcome]
+    apart: list[Outcome]  # of bundles on trial
     buckets: list[Bucket]
     observed_seq: int
+
+    @property
+    def all(self) -> list[Outcome]:
+        """What was judged, by whomever."""
+        return [*self.outcomes, *self.apart]
 
 
 _T = TypeVar("_T")
@@ -714,17 +757,20 @@ def run(config: Config, clock: Clock) -> int:
         stack.callback(store.close)
         clock = steady(clock, store)
         days = config.site.days
-        bundles, missing = _bundles(config)
+        bundles, missing = _bundles(config, config.models.use)
         predictor = Predictor.load(bundles, days, config.models.threads)
+        shadow, missing_shadow = shadow_of(config, bundles)
         decoder = Decoder(config)
         topics = Topics(config.mqtt.topic_prefix, config.site.id)
         subscriptions = [*decoder.subscriptions, *((topic, 1) for topic in topics.commands)]
         bus = Bus(config.mqtt, config.client_id, subscriptions, health_topic=topics.health, clock=clock)
 
         def make_agent(store: Store | Unstored) -> Agent:
-            agent = Agent(config, clock, store, bus, predictor, decoder)
+            agent = Agent(config, clock, store, bus, predictor, decoder, shadow)
             for wanted, why in missing.items():
                 agent.degrade(f"model {wanted}", why)
+            for wanted, why in missing_shadow.items():
+                agent.degrade(f"shadow {wanted}", why)
             if isinstance(clock, SimulatedClock):
                 agent.degrade("clock", f"simulated ({clock}); remove {config.data.clock_file} to run in real time")
             return agent
@@ -747,10 +793,24 @@ def run(config: Config, clock: Clock) -> int:
     return 0
 
 
-def _bundles(config: Config) -> tuple[list[Bundle], dict[str, str]]:
+def shadow_of(config: Config, used: Sequence[Bundle]) -> tuple[Predictor, dict[str, str]]:
+    """Return the bundles on trial, and why others are not: one of each task, and none that is in use."""
+    bundles, missing = _bundles(config, config.models.shadow)
+    chosen: dict[str, Bundle] = {}
+    for bundle in bundles:
+        if str(bundle) in {str(one) for one in used}:
+            missing[str(bundle)] = 'it is in use: pin what is, such as use = ["weight/1.0.0"]'
+        elif bundle.manifest.task in chosen:
+            missing[str(bundle)] = f"{chosen[bundle.manifest.task]} is on trial for the same task; one at a time"
+        else:
+            chosen[bundle.manifest.task] = bundle
+    return Predictor.load(list(chosen.values()), config.site.days, config.models.threads), missing
+
+
+def _bundles(config: Config, names: Sequence[str]) -> tuple[list[Bundle], dict[str, str]]:
     """Return the bundles that are complete, and why the others are not: a bad model stops nothing else."""
     bundles, missing = [], {}
-    for wanted in config.models.use:
+    for wanted in names:
         try:
             root = config.models.directory or shipped_directory()
             bundles.append(load_bundle(find_bundle(root, wanted)))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from agent.bundles import Bundle
     from agent.clock import FarmDays
     from agent.manifest import Manifest, Output
+    from agent.reference import Reference
 
     Tensor = NDArray[np.generic]
 
@@ -257,6 +258,10 @@ class Predictor:
             except BundleError as e:
                 refused.append(Refused(str(bundle), str(e)))
         return cls(tuple(models), tuple(refused), days)
+
+    def references(self) -> dict[str, Reference]:
+        """Return what the models were fed in training, by name/version, of those whose bundles say so."""
+        return {str(m): m.bundle.reference for m in self.models if m.bundle.reference is not None}
 
     def due(self, at: datetime, *, grid_s: int = BUCKET_S) -> list[Due]:
         """Return what is to run at ``at``, one of a grid of ``grid_s``; cadences count from the farm day's start."""

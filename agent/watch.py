@@ -127,18 +127,21 @@ class HouseWatch:
         rhythm_s: Callable[[SeriesKey], float | None],
         started_monotonic: float,
         references: Mapping[str, Reference] | None = None,
+        also: Collection[str] = (),
     ) -> None:
+        """Watch a house with models of these manifests; ``also`` are base signals that others want of its window."""
         self.house = house
         self.days = days
         self.fitness = Fitness(house, days, references or {})
         self.life = HouseLife()
+        self.ended: Flock | None = None  # the flock that left last, since the start
         self.standings: dict[str, Standing] = {}
         self._overrides = overrides
         self._signal = signal
         self._sensors = Sensors(house, signal, self._rule, rhythm_s, started_monotonic)
         self._spans = {name: span for manifest in manifests for name, span in modelled_rules(manifest.output)}
         self._faults: list[tuple[str, datetime, datetime]] = []  # rule, begin and end of what is over
-        needed = {*TOLD_BY_PEOPLE, *(name for manifest in manifests for name in manifest.signals)}
+        needed = {*TOLD_BY_PEOPLE, *also, *(name for manifest in manifests for name in manifest.signals)}
         self.window = Window(house, {name: signal(SeriesKey(house, name)) for name in needed}, days)
         self._rules: dict[str, WarningRule | None] = {}
         self._judged: dict[tuple[str, str, str], _Judged] = {}
@@ -162,6 +165,10 @@ class HouseWatch:
         """
         self.life = life
         self._sensors.restore(newest_ms)
+        self._restore_standings(standings)
+        self.window.load((), rhythms_s)
+
+    def _restore_standings(self, standings: Iterable[Standing]) -> None:
         # a rule of another version of this program, which nobody can judge here, would stand for ever
         self.standings = {s.rule: s for s in standings if kind_of(s.rule) in KINDS}
         self._faults = [  # of each rule the last
@@ -169,7 +176,11 @@ class HouseWatch:
             for past in self.standings.values()
             if past.state is WarningState.NORMAL and past.id is not None and past.rule in self._spans
         ]
-        self.window.load((), rhythms_s)
+
+    def look_with(self, other: HouseWatch) -> None:
+        """See through the windows of another watch of this house, and know of the flock what it knows."""
+        self.window, self._sensors = other.window, other._sensors
+        self.life, self._removed, self._losses = other.life, other._removed, other._losses
 
     def observe(self, readings: Readings, monotonic: float) -> None:
         """Take readings, all of this house; ``monotonic`` is the real time of their arrival."""
@@ -228,6 +239,7 @@ class HouseWatch:
         self._removed = None
         self._fresh = True
         if change.action == "end" and change.flock is not None:
+            self.ended = change.flock
             self.fitness.end(change.flock, change.at)
 
     def is_ready(self, at: datetime, monotonic: float) -> bool:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 RANGE_ROWS = 100_000  # of one seal; bounds the memory at work, and a cloud object to some 250 kB
 PUSH_ORDER = (
-    *("warnings", "predictions", "flocks", "events", "sync_events"),
+    *("warnings", "predictions", "flocks", "events", "sync_events", "shadow_warnings", "shadow_predictions"),
     *("readings", "readings_15min", "readings_1min"),
 )
 """The streams as they are pushed: what somebody waits for first, the bulk last."""

@@ -4,8 +4,8 @@
 ``synchronous=FULL``), and what is kept in memory beside it changes only after the commit: whenever the process dies,
 the file alone says what is known. So a message is acknowledged after ``append``, and published is what ``record`` took.
 
-**Numbered rows.** Six streams leave the house: readings, warnings, predictions, flocks, events (``LAKE_COLUMNS``), and
-``readings_15min``: what is left of readings that nobody sealed for a week.
+**Numbered rows.** Eight streams leave the house: readings, warnings, predictions, flocks, events (``LAKE_COLUMNS``),
+``readings_15min``: what is left of readings that nobody sealed for a week, and what shadow bundles say.
 Each numbers its rows from 1 without end (``seq``); a number is never used twice within a *generation*, the random name
 of this database. The courier seals ranges of these numbers and keeps in its own ``sync.db`` how far it has come; we
 read that (``sealed_watermarks``), and what it left for others (``sync_notes``). An older copy of the file that is put

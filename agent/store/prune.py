@@ -27,6 +27,7 @@ ROLLUPS = "readings_15min"
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 PRUNE_ROWS = 200_000  # in one call: half a second of work, in which no reading is taken
 JUDGED_KEPT_MS = 30 * DAY_MS  # of what is in the lake: a flock's life, nearly; the newest of each rule stays
+FITNESS_KEPT_MS = 60 * DAY_MS  # what was counted of models by day: what a flock adds up to stays
 BUCKETS_KEPT_MS = {600: 14 * DAY_MS, 86_400: 120 * DAY_MS}  # 120 days: the longest flock twice over
 
 
@@ -59,6 +60,7 @@ class Pruner:
                 "DELETE FROM buckets WHERE step_s = ? AND start_ms < ?",
                 [(step_s, newest_ms - kept_ms) for step_s, kept_ms in BUCKETS_KEPT_MS.items()],
             )
+            self.db.execute("DELETE FROM fitness_days WHERE start_ms < ?", (newest_ms - FITNESS_KEPT_MS,))
 
     def prune_readings(
         self, span: Span, end_ms: int, large_end_ms: int, max_size_mb: int, at_ms: int, limit: int = PRUNE_ROWS
@@ -169,7 +171,7 @@ class Pruner:
         """Delete what is in the lake and was judged or said long ago; what still counts stays."""
         old_ms = newest_ms - JUDGED_KEPT_MS
         with self.transaction("prune what was judged"):
-            for stream in ("predictions", "events", ROLLUPS):
+            for stream in ("predictions", "events", ROLLUPS, "shadow_warnings", "shadow_predictions"):
                 self.db.execute(
                     f"DELETE FROM {stream} WHERE seq <= ? AND at_ms < ?",  # noqa: S608  # a name of ours
                     (sealed.get(stream, 0), old_ms),
@@ -179,6 +181,7 @@ class Pruner:
                 " AND seq NOT IN (SELECT max(seq) FROM warnings GROUP BY house, rule)",
                 (sealed.get("warnings", 0), old_ms),
             )
+            self.db.execute("DELETE FROM fitness_flocks WHERE updated_ms < ?", (flocks_before_ms,))
             self.db.execute(
                 "DELETE FROM flocks WHERE seq <= ? AND at_ms < ?"
                 " AND seq NOT IN (SELECT max(seq) FROM flocks GROUP BY house)",

@@ -20,6 +20,7 @@ from agent.store.rows import (
     QUALITIES,
     STREAMS,
     TIME_QUALITIES,
+    fit_flocks,
     lake_flock,
     lake_warning,
     last_seq_of,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from agent.domain import FlockChange, Standing
+    from agent.fitness import FitFlock
     from agent.store.times import Segment
 
 NAME_PARTS = 4  # gateway, generation, first and last number: of the name of a sealed object
@@ -157,7 +159,7 @@ class StoreReader:
                     (at_ms, *series[number], *figures, QUALITIES[quality], seq)
                     for at_ms, number, *figures, quality, seq in cursor
                 )
-            if stream == "warnings":
+            if stream in {"warnings", "shadow_warnings"}:
                 records = (lake_warning(*record) for record in cursor)
             elif stream == "flocks":
                 records = (lake_flock(*record) for record in cursor)
@@ -210,6 +212,15 @@ class StoreReader:
                     " WHERE seq IN (SELECT max(seq) FROM warnings GROUP BY house, rule) ORDER BY seq"
                 )
             ]
+
+    def fitness(self) -> tuple[FitFlock, ...]:
+        """Return how models fit each flock, oldest first.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with named_errors(self._path, "read how the models fit"):
+            return fit_flocks(self._db)
 
     def flocks(self) -> tuple[FlockChange, ...]:
         """Return the newest change of each flock, present and past, oldest first.

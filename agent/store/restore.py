@@ -14,6 +14,8 @@ from agent.store.rows import (
     NEWER_READINGS,
     NEWEST_OF_FLOCK,
     NEWEST_OF_HOUSE,
+    fit_days,
+    fit_flocks,
     meta_of,
     newer_than,
     newest_changes,
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.domain import FlockChange, Standing
+    from agent.fitness import FitDay, FitFlock
     from agent.store.rows import BucketRow
+
+FITNESS_MS = 16 * 86_400_000  # as much as ``agent.fitness`` looks back, and today
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,9 @@ class Restored:
     wear: str | None  # what ``agent.wear`` keeps
     commands: tuple[tuple[str, str, str], ...]  # (id, topic, answer) of the last 100, oldest first
     births: tuple[tuple[str, bytes], ...]  # topic and payload, as they were appended
+    fitness_days: tuple[FitDay, ...]  # of the last weeks
+    fitness_flocks: tuple[FitFlock, ...]
+    shadow_standings: tuple[Standing, ...]
     buckets: Iterator[BucketRow]  # of all houses, in the order of their time
     newer: Iterator[Readings]  # readings stored after observed_seq (and ``again``), in blocks of at most BLOCK_ROWS
 
@@ -80,6 +88,9 @@ def restore(
             wear=meta.get("wear"),
             commands=tuple(reversed(commands)),
             births=tuple(db.execute("SELECT topic, payload FROM births ORDER BY topic")),
+            fitness_days=fit_days(db, max(newest_ms.values(), default=0) - FITNESS_MS),
+            fitness_flocks=fit_flocks(db),
+            shadow_standings=standings_of(db, "shadow_states"),
             buckets=_buckets(db, path),
             newer=_newer_readings(db, path, keys, observed_seq, again),
         )

@@ -20,6 +20,7 @@ from agent.domain import (
     from_ms,
     to_ms,
 )
+from agent.fitness import FitDay, FitFlock
 
 if TYPE_CHECKING:
     import sqlite3
@@ -62,6 +63,7 @@ LAKE_COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         "at timestamp, house, signal, n int64, mean float64, min float64, max float64, sum float64, quality, seq int64"
     ),
 }
+LAKE_COLUMNS |= {f"shadow_{stream}": LAKE_COLUMNS[stream] for stream in ("warnings", "predictions")}
 """Name and logical type of every column that leaves the house, in order; here a time is integer milliseconds."""
 
 STREAMS = tuple(LAKE_COLUMNS)
@@ -84,9 +86,16 @@ INSERT_PREDICTION = (
     "INSERT INTO predictions (at_ms, house, flock, day_number, target, target_at_ms, horizon, p10, p50, p90, model,"
     " model_version, coverage) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+INSERT_SHADOW_WARNING = INSERT_WARNING.replace("warnings", "shadow_warnings")
+INSERT_SHADOW_PREDICTION = INSERT_PREDICTION.replace("predictions", "shadow_predictions")
+REPLACE_FIT_DAY = "INSERT OR REPLACE INTO fitness_days (house, model, start_ms, document) VALUES (?, ?, ?, ?)"
+REPLACE_FIT_FLOCK = (
+    "INSERT OR REPLACE INTO fitness_flocks (house, model, flock, updated_ms, document) VALUES (?, ?, ?, ?, ?)"
+)
 INSERT_COMMAND = "INSERT OR IGNORE INTO commands (id, topic, answer) VALUES (?, ?, ?)"
 DROP_COMMANDS = "DELETE FROM commands WHERE seq <= (SELECT max(seq) FROM commands) - ?"
 REPLACE_STANDING = "INSERT OR REPLACE INTO warning_states VALUES (?, ?, ?)"
+REPLACE_SHADOW_STANDING = REPLACE_STANDING.replace("warning_states", "shadow_states")
 REPLACE_BUCKET = (
     "INSERT OR REPLACE INTO buckets (house, signal, step_s, start_ms, n, sum, min, max, last, last_ms)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -119,6 +128,10 @@ LAKE_ROWS = {  # in the order of LAKE_COLUMNS; what stands in a document is take
     " WHERE seq BETWEEN ? AND ? ORDER BY seq",
     "readings_15min": "SELECT at_ms, series, n, sum / n, min, max, sum, quality, seq FROM readings_15min"
     " WHERE seq BETWEEN ? AND ? ORDER BY seq",
+}
+LAKE_ROWS |= {
+    f"shadow_{stream}": LAKE_ROWS[stream].replace(f"FROM {stream}", f"FROM shadow_{stream}")
+    for stream in ("warnings", "predictions")
 }
 
 QUALITIES = [quality.name.lower() for quality in Quality]
@@ -286,9 +299,31 @@ def as_change(at_ms: int, action: str, house: str, state: str, document: str) ->
     return FlockChange(from_ms(at_ms), action, house, HouseState(state), said.flock, said.detail)
 
 
-def standings_of(db: sqlite3.Connection) -> tuple[Standing, ...]:
+def standings_of(db: sqlite3.Connection, table: str = "warning_states") -> tuple[Standing, ...]:
     """Return where every rule that ever left normal stands, in order of house and rule."""
     return tuple(
         msgspec.json.decode(document, type=Standing)
-        for (document,) in db.execute("SELECT document FROM warning_states ORDER BY house, rule")
+        for (document,) in db.execute(f"SELECT document FROM {table} ORDER BY house, rule")  # noqa: S608  # one of two
     )
+
+
+def fit_day_row(fit: FitDay) -> tuple[str, str, int, str]:
+    """Return what was counted of a model on a day as ``REPLACE_FIT_DAY`` takes it."""
+    return fit.house, fit.model, fit.start_ms, as_json(fit)
+
+
+def fit_flock_row(fit: FitFlock) -> tuple[str, str, str, int, str]:
+    """Return how a model fits a flock as ``REPLACE_FIT_FLOCK`` takes it."""
+    return fit.house, fit.model, fit.flock, fit.updated_ms, as_json(fit)
+
+
+def fit_days(db: sqlite3.Connection, since_ms: int) -> tuple[FitDay, ...]:
+    """Return what was counted of models from ``since_ms`` on, oldest first."""
+    query = "SELECT document FROM fitness_days WHERE start_ms >= ? ORDER BY start_ms, house, model"
+    return tuple(msgspec.json.decode(document, type=FitDay) for (document,) in db.execute(query, (since_ms,)))
+
+
+def fit_flocks(db: sqlite3.Connection) -> tuple[FitFlock, ...]:
+    """Return how models fit each flock, oldest first."""
+    query = "SELECT document FROM fitness_flocks ORDER BY updated_ms, house, model"
+    return tuple(msgspec.json.decode(document, type=FitFlock) for (document,) in db.execute(query))

@@ -40,6 +40,11 @@ PURPOSES = {
     "warnings": "each change of a warning, with its words",
     "warning_states": "where each warning rule stands",
     "predictions": "what the models expect",
+    "fitness_days": "what was counted of the models by day: what they were fed, whether their bands held",
+    "fitness_flocks": "how the models fit each flock: drift, bands, error against the slaughter weight",
+    "shadow_warnings": "what shadow bundles would have warned of",
+    "shadow_states": "where warning rules would stand by shadow bundles",
+    "shadow_predictions": "what shadow bundles expect",
     "flocks": "what was told of flocks and houses",
     "events": "gaps, conflicts, sensors that failed, starts",
     "commands": "commands that were done, and their answers",
@@ -53,8 +58,8 @@ PURPOSES = {
     "set_aside": "rows that no file could hold",
 }
 
-_TIMES = {"at_ms": 1, "start_ms": 1, "received_ms": 1, "sealed_at_ms": 1, "high_ms": 1, "slot": SLOT_MS,
-          "period": SEALED_PERIOD_MS}  # fmt: skip
+_TIMES = {"at_ms": 1, "start_ms": 1, "received_ms": 1, "sealed_at_ms": 1, "high_ms": 1, "updated_ms": 1,
+          "slot": SLOT_MS, "period": SEALED_PERIOD_MS}  # fmt: skip
 """The columns that can stand for the time of a row, best first, and how many milliseconds one of it is."""
 
 Row = dict[str, Any]

@@ -12,6 +12,7 @@ import numpy as np
 
 from agent.domain import Event, SeriesKey, to_ms
 from agent.errors import StoreDamaged, StoreError
+from agent.fitness import FitDay, FitFlock
 from agent.seen import BEFORE_ALL
 from agent.store import times
 from agent.store.file import check_whole, connect, locked, migrate, named_errors, new_generation, transaction
@@ -37,9 +38,14 @@ from agent.store.rows import (
     INSERT_EVENT,
     INSERT_FLOCK,
     INSERT_PREDICTION,
+    INSERT_SHADOW_PREDICTION,
+    INSERT_SHADOW_WARNING,
     INSERT_WARNING,
     NEWEST_OF_HOUSE,
     REPLACE_BUCKET,
+    REPLACE_FIT_DAY,
+    REPLACE_FIT_FLOCK,
+    REPLACE_SHADOW_STANDING,
     REPLACE_STANDING,
     SET_META,
     SET_RHYTHM,
@@ -47,6 +53,8 @@ from agent.store.rows import (
     as_json,
     digest,
     event_row,
+    fit_day_row,
+    fit_flock_row,
     flock_row,
     last_seq_of,
     meta_of,
@@ -456,6 +464,10 @@ class Store:
         time: KnownTime | None = None,
         windows_rebuilt: bool = False,
         wear: str | None = None,
+        fitness: Sequence[FitDay | FitFlock] = (),
+        shadow_warnings: Sequence[WarningEvent] = (),
+        shadow_standings: Sequence[Standing] = (),
+        shadow_predictions: Sequence[Prediction] = (),
     ) -> None:
         """Store what was judged, said and asked in one transaction; it is on the disk when this returns.
 
@@ -475,6 +487,10 @@ class Store:
             time: what is known of the time, for the next start.
             windows_rebuilt: ``buckets`` and ``observed_seq`` finish a correction of the time: see ``forget_windows``.
             wear: what ``agent.wear`` keeps.
+            fitness: how models fit houses; each replaces what was stored of its day or flock.
+            shadow_warnings: the transitions that shadow bundles would have brought.
+            shadow_standings: where rules would stand by them.
+            shadow_predictions: theirs.
 
         None leaves the last one as it was.
 
@@ -497,6 +513,11 @@ class Store:
             (INSERT_WARNING, [warning_row(event) for event in warnings]),
             (REPLACE_STANDING, [(s.house, s.rule, as_json(s)) for s in standings]),
             (INSERT_PREDICTION, [prediction_row(prediction) for prediction in predictions]),
+            (INSERT_SHADOW_WARNING, [warning_row(event) for event in shadow_warnings]),
+            (REPLACE_SHADOW_STANDING, [(s.house, s.rule, as_json(s)) for s in shadow_standings]),
+            (INSERT_SHADOW_PREDICTION, [prediction_row(prediction) for prediction in shadow_predictions]),
+            (REPLACE_FIT_DAY, [fit_day_row(fit) for fit in fitness if isinstance(fit, FitDay)]),
+            (REPLACE_FIT_FLOCK, [fit_flock_row(fit) for fit in fitness if isinstance(fit, FitFlock)]),
             (INSERT_FLOCK, [flock_row(change) for change in flock_changes]),
             (INSERT_EVENT, [event_row(event) for event in events]),
             (REPLACE_BUCKET, buckets),

@@ -38,8 +38,9 @@ from agent.domain import (
     WarningState,
     to_ms,
 )
+from agent.fitness import FitDay, FitFlock
 from agent.readings import Readings
-from agent.store import Store
+from agent.store import Segment, Store
 from agent.store.file import migrations
 
 NOW = datetime(2026, 11, 18, 12, 0, tzinfo=UTC)
@@ -59,6 +60,7 @@ def readings() -> Readings:
 
 def fill(store: Store) -> None:
     """Give the store something of everything that it keeps."""
+    store.note_clock(Segment(0, "boot1", 1_790_000_000_000, True, None, to_ms(NOW)), delta_ms=0, why="start")
     water = Message("skov/farm1/house1/water", b"12", 1, 7, dup=False, retain=False, connection=1, received_ms=1,
                     received_monotonic=1.0)  # fmt: skip
     refused = Rejected("skov/farm1/house1/water", "no number", b"much", to_ms(NOW))
@@ -84,6 +86,13 @@ def fill(store: Store) -> None:
         warnings=[event],
         standings=[standing],
         predictions=[made],
+        shadow_warnings=[event],
+        shadow_standings=[standing],
+        shadow_predictions=[replace(made, model_version="1.1.0")],
+        fitness=[
+            FitDay("house1", "weight/1.0.0", to_ms(NOW) // 86_400_000 * 86_400_000, "A1"),
+            FitFlock("house1", "weight/1.0.0", "A1", to_ms(NOW)),
+        ],
         flock_changes=[
             FlockChange(NOW - timedelta(days=19), "place", "house1", HouseState.ACTIVE, flock, {"by": None}),
             FlockChange(
@@ -114,6 +123,11 @@ def make(folder: Path) -> Path:
                 half = HOURS * len(KEYS) // 2
                 db.execute("INSERT INTO watermarks VALUES ('readings', ?, ?, 0)", (store.generation, half))
             store.prune(NOW, keep_hours=48)
+        with closing(sqlite3.connect(path)) as db, db:  # what a week in which nobody sealed would have left
+            db.execute(
+                "INSERT INTO readings_15min VALUES (NULL, 1, ?, 0, 2, 19.0, 21.0, 40.0)",
+                (to_ms(NOW) // 900_000 * 900_000,),
+            )
         shutil.copyfile(path, copy)  # closed, so nothing is in a WAL
     return copy
 

@@ -20,9 +20,21 @@ from arro3.io import read_parquet
 
 from agent.cli import main
 from agent.config import Config, Data
-from agent.domain import Flock, FlockChange, HouseState, SeriesKey, to_ms
+from agent.domain import (
+    About,
+    Flock,
+    FlockChange,
+    HouseState,
+    Prediction,
+    Reason,
+    SeriesKey,
+    WarningEvent,
+    WarningState,
+    to_ms,
+)
 from agent.errors import InputError, StoreError, UsageError
 from agent.export import export, export_replay
+from agent.fitness import FitDay, FitFlock
 from agent.history import lake_objects, read_object, sealed_up_to
 from agent.readings import Readings
 from agent.replay_files import read_events, read_flocks, spool_readings
@@ -51,6 +63,15 @@ def config(tmp_path: Path) -> Config:
     with Store.open(data / "house.db") as store:
         clock = Segment(0, "boot", to_ms(NOW), trusted=True, synchronised=True, began_ms=to_ms(NOW))
         store.note_clock(clock, delta_ms=0, why="the agent was started")
+        known = store.restore()
+        made = Prediction("house1", "A1", NOW, 19, "weight_g", NOW, "7d", 1.0, 2.0, 3.0, "weight", "1.1.0", 0.9)
+        said = WarningEvent(NOW, WarningState.PENDING, known.standings[0], Reason.ON_DELAY_OVER, About.BIRDS, "water",
+                            19, "house1 drinks too little", (), "the drinker lines")  # fmt: skip
+        fits: list[FitDay | FitFlock] = [
+            FitDay("house1", "weight/1.0.0", T, "A1"),
+            FitFlock("house1", "weight/1.0.0", "A1", T),
+        ]
+        store.record(shadow_warnings=[said], shadow_standings=known.standings, shadow_predictions=[made], fitness=fits)
     with closing(sqlite3.connect(data / "house.db")) as db, db:  # the oldest copies have no rollups
         db.execute("INSERT INTO readings_15min VALUES (NULL, 1, ?, 0, 2, 1.0, 2.0, 3.0)", (T - T % 900_000,))
     return Config(data=Data(directory=data))
