@@ -94,7 +94,22 @@ class Unshelve(Command):
     action: Literal["unshelve"]
 
 
-WarningCommand = Annotated[Acknowledge | Shelve | Unshelve, Field(discriminator="action")]
+class Confirm(Command):
+    """It was right: what it warned of was there. A label, from which models learn; also of a warning that is over."""
+
+    action: Literal["confirm"]
+    cause: Annotated[str, Field(min_length=1, max_length=64)] | None = None  # what it was
+    rule: Annotated[str, Field(max_length=128)] | None = None  # only in a recording: over MQTT the topic says it
+
+
+class Reject(Command):
+    """It was wrong: nothing was the matter. A label, as ``Confirm``."""
+
+    action: Literal["reject"]
+    rule: Annotated[str, Field(max_length=128)] | None = None
+
+
+WarningCommand = Annotated[Acknowledge | Shelve | Unshelve | Confirm | Reject, Field(discriminator="action")]
 _WARNING_COMMAND: TypeAdapter[WarningCommand] = TypeAdapter(WarningCommand)
 
 
@@ -114,7 +129,7 @@ def _parse(adapter: TypeAdapter[_T], payload: bytes | str) -> _T:
         raise InputError(message) from e
 
 
-_ACTIONS = {"place", "record", "thin", "state", "end", "acknowledge", "shelve", "unshelve"}
+_ACTIONS = {"place", "record", "thin", "state", "end", "acknowledge", "shelve", "unshelve", "confirm", "reject"}
 
 
 def parse_flock_command(payload: bytes | str) -> FlockCommand:
@@ -133,3 +148,22 @@ def parse_warning_command(payload: bytes | str) -> WarningCommand:
         InputError: it is none; the message names the field and what is wrong with it.
     """
     return _parse(_WARNING_COMMAND, payload)
+
+
+RecordedCommand = Annotated[Place | Record | Thin | State | End | Confirm | Reject, Field(discriminator="action")]
+_RECORDED_COMMAND: TypeAdapter[RecordedCommand] = TypeAdapter(RecordedCommand)
+
+
+def parse_recorded_command(payload: bytes | str) -> FlockCommand | None:
+    """Return the flock command in the JSON of a recording; None for a label, by which nothing is judged.
+
+    Raises:
+        InputError: it is neither; the message names the field and what is wrong with it.
+    """
+    command = _parse(_RECORDED_COMMAND, payload)
+    if not isinstance(command, Confirm | Reject):
+        return command
+    if command.rule is None:
+        message = "rule: say which warning it was, such as deviation-water"
+        raise InputError(message)
+    return None

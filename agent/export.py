@@ -61,7 +61,7 @@ def export(config: Config, stream: str, form: str, out: Path, selection: Selecti
     if selection.signal is not None and "signal" not in dict(columns):
         message = f"{stream} have no signal: leave --signal out"
         raise UsageError(message)
-    blocks = _counted(_blocks(config, stream, selection, done), done)
+    blocks = _counted(blocks_of(config, stream, selection, done), done)
     with _written(out) as part:
         if form == "parquet":
             write_objects(part, columns, blocks)
@@ -89,10 +89,17 @@ def export_replay(config: Config, out: Path, selection: Selection) -> Exported:
     told = Exported()
     changes = [
         change
-        for block in _blocks(config, "flocks", Selection(house=selection.house), told)
-        for change in _records(block)
+        for block in blocks_of(config, "flocks", Selection(house=selection.house), told)
+        for change in records_of(block)
     ]
     flocks, events, notes = _lives(changes, config.site.days)
+    said = {
+        _label(event)
+        for block in blocks_of(config, "events", Selection(house=selection.house), told)
+        for event in records_of(block)
+        if event["kind"] == "label"
+    }
+    events += sorted(said, key=str)
     done.left_out += told.left_out
     done.notes += notes
     for name, header, rows in (("flocks.csv", FLOCKS_HEADER, flocks), ("events.csv", EVENTS_HEADER, events)):
@@ -106,7 +113,7 @@ def export_replay(config: Config, out: Path, selection: Selection) -> Exported:
 # --- where rows come from ---------------------------------------------------------------------------------------------
 
 
-def _blocks(config: Config, stream: str, selection: Selection, done: Exported) -> Iterator[Columns]:
+def blocks_of(config: Config, stream: str, selection: Selection, done: Exported) -> Iterator[Columns]:
     """Yield the wanted rows of a stream: what is sealed from the local lake, by date, then the rest from house.db.
 
     Sealed ranges follow each other without a gap, and all but the newest are whole. Of the newest some objects may be
@@ -181,7 +188,8 @@ def _counted(blocks: Iterable[Columns], done: Exported) -> Iterator[Columns]:
         yield block
 
 
-def _records(block: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+def records_of(block: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a block, each by the names of its columns."""
     names = list(block)
     for row in zip(*block.values(), strict=True):
         yield dict(zip(names, row, strict=True))
@@ -219,7 +227,7 @@ def _write_json(path: Path, columns: Sequence[tuple[str, str]], blocks: Iterable
     with path.open("w", encoding="utf-8") as file:
         between = "[\n"
         for block in blocks:
-            for record in _records(_in_iso(columns, block)):
+            for record in records_of(_in_iso(columns, block)):
                 file.write(between + json.dumps(record, ensure_ascii=False))
                 between = ",\n"
         file.write("[]\n" if between == "[\n" else "\n]\n")
@@ -299,6 +307,13 @@ def _lives(changes: Sequence[dict[str, Any]], days: FarmDays) -> tuple[list[_Lin
             continue
         events[_iso(to_ms(at)), change["house"], json.dumps(command)] = at  # two generations may both hold it
     return lines, sorted(events, key=lambda event: (events[event], str(event[1]))), notes
+
+
+def _label(event: Mapping[str, Any]) -> _Line:
+    """Return what somebody said of a warning as a line of events.csv."""
+    detail = json.loads(event["detail"])
+    said = {"action": detail["label"], **{name: detail[name] for name in ("rule", "cause", "by") if detail.get(name)}}
+    return _iso(event["at"]), event["house"], json.dumps(said)
 
 
 def _command(change: Mapping[str, Any], ended_at: datetime | None) -> dict[str, Any] | None:

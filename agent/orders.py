@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.commands import parse_flock_command, parse_warning_command
+from agent.commands import Confirm, Reject, parse_flock_command, parse_warning_command
+from agent.domain import Event, from_ms
 from agent.errors import InputError, StoreError
 from agent.flock import day_number
 from agent.strains import is_known, strain_of
@@ -72,6 +73,7 @@ class Orders:
                 flock_changes=done.changes,
                 warnings=done.warnings,
                 standings=[event.standing for event in done.warnings],
+                events=done.events,
                 commands=[] if command_id is None else [(command_id, message.topic, text)],
             )
         except StoreError:
@@ -89,8 +91,29 @@ class Orders:
         if place[1:] == ["flock"]:
             change = watch.apply(parse_flock_command(payload), now)
             return _Done({"done": change.action, **_life(change, self._config)}, changes=(change,))
-        event = watch.command(place[2], parse_warning_command(payload), now)
+        command = parse_warning_command(payload)
+        if isinstance(command, Confirm | Reject):
+            return self._label(place[0], place[2], command, now)
+        event = watch.command(place[2], command, now)
         return _Done({"done": event.reason.value, "state": event.standing.state.value}, warnings=(event,))
+
+    def _label(self, house: str, rule: str, command: Confirm | Reject, now: datetime) -> _Done:
+        """Keep whether the last warning of a rule was right; it may stand or be over."""
+        raised = self._store.last_raised(house, rule)
+        if raised is None:
+            message = f"no warning {rule!r} was raised in {house} lately"
+            raise InputError(message)
+        detail: dict[str, object] = {
+            "label": command.action,
+            "warning": raised["id"],
+            "rule": rule,
+            "flock": raised["flock"],
+            "by": command.by,
+        }
+        if isinstance(command, Confirm) and command.cause is not None:
+            detail["cause"] = command.cause
+        event = Event(now, "label", house, raised["signal"], from_ms(raised["raised_at"]), None, detail)
+        return _Done({"done": f"{command.action}ed", "warning": raised["id"]}, events=(event,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +123,7 @@ class _Done:
     answer: dict[str, object]
     changes: tuple[FlockChange, ...] = ()
     warnings: tuple[WarningEvent, ...] = ()
+    events: tuple[Event, ...] = ()
 
 
 def _life(change: FlockChange, config: Config) -> dict[str, object]:

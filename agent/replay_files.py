@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from agent.commands import parse_flock_command
+from agent.commands import parse_recorded_command
 from agent.config import NAME_PATTERN
 from agent.domain import Flock, Quality, SeriesKey, TimeQuality, to_ms
 from agent.errors import InputError, ReplayFileError
@@ -303,7 +303,9 @@ def _within(cells: dict[str, str], name: str, low: float, high: float) -> float:
 
 
 def read_events(path: Path, zone: ZoneInfo) -> list[tuple[datetime, str, FlockCommand]]:
-    """Return the commands in ``events.csv`` as (instant, house, command), in time order.
+    """Return the flock commands in ``events.csv`` as (instant, house, command), in time order.
+
+    What people said of warnings may stand there too, and is passed over.
 
     Raises:
         ReplayFileError: a line is wrong.
@@ -319,7 +321,9 @@ def read_events(path: Path, zone: ZoneInfo) -> list[tuple[datetime, str, FlockCo
                     raise ValueError(message)  # noqa: TRY301  # one place says file and line
                 at_text, house, command = row
                 at_ms, _ = _instant(at_text, zone)
-                events.append((datetime.fromtimestamp(at_ms / 1000, UTC), house, parse_flock_command(command)))
+                told = parse_recorded_command(command)
+                if told is not None:
+                    events.append((datetime.fromtimestamp(at_ms / 1000, UTC), house, told))
             except (ValueError, InputError) as e:
                 line = rows.line_num  # type: ignore[attr-defined]  # csv.reader has it, Iterator does not say so
                 message = f"{path}: line {line}: {e}; a line is at,house,command"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from agent.alerts import iso
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from agent.config import Config
+    from agent.fitness import FitFlock
 
+FLOCKS_SHOWN = 6  # whose slaughter weight is known: a year's
 CLOCKS_SHOWN = 20  # the last ones; nearly always there are one or two
 _WATCHED = ("readings", "warnings", "predictions")
 
@@ -49,6 +52,7 @@ def status_value(config: Config) -> dict[str, Any]:
             "houses": _houses(reader),
             "warnings": _warnings(reader, everything=False),
             "predictions": _predictions(reader),
+            "models": fitness_values(config),
             "rejected": [
                 {
                     "at": iso(from_ms(rejected.received_ms)),
@@ -119,6 +123,84 @@ def warning_values(config: Config, *, everything: bool) -> list[dict[str, Any]]:
     with StoreReader.open(config.data.house_db) as reader:
         found = _warnings(reader, everything=everything)
     return sorted(found, key=lambda w: (w["state"] == WarningState.NORMAL.value, -w["severity"], w["at"]))
+
+
+def warning_value(config: Config, house: str, rule: str) -> dict[str, Any] | None:
+    """Return the newest transition of a rule, with all its words; None where it never had one.
+
+    Raises:
+        StoreError: there is no readable database.
+    """
+    with StoreReader.open(config.data.house_db) as reader:
+        latest = [w for w in reader.warnings_latest() if (w["house"], w["rule"]) == (house, rule)]
+    if not latest:
+        return None
+    times = {name: iso(from_ms(latest[0][name])) if latest[0][name] else None for name in ("at", "since", "raised_at")}
+    return {**latest[0], **times, "causes": json.loads(latest[0]["causes"])}
+
+
+def fitness_values(config: Config) -> list[dict[str, Any]]:
+    """Return how each model fits each house: of the newest flock, and the slaughter weights of all.
+
+    Raises:
+        StoreError: there is no readable database.
+    """
+    with StoreReader.open(config.data.house_db) as reader:
+        known = reader.fitness()
+    newest = {(fit.model, fit.house): fit for fit in known}  # they come oldest first
+    return [
+        {
+            "model": model,
+            "house": house,
+            "flock": fit.flock,
+            "drift": fit.drift,
+            "drifted": fit.drifted,
+            "coverage": {
+                rule: {"share": round(inside / n, 3), "counted": n} for rule, (n, inside, *_) in fit.held.items() if n
+            },
+            "off": fit.off,
+            "slaughter": [_scored(one) for one in known if (one.model, one.house) == (model, house) and one.truth_g],
+        }
+        for (model, house), fit in sorted(newest.items())
+    ]
+
+
+def _scored(fit: FitFlock) -> dict[str, Any]:
+    truth_g = fit.truth_g or 1.0
+    predicted = [
+        {
+            "lead_days": score.lead_days,
+            "p50": round(score.p50, 1),
+            "error_pct": round(100 * (score.p50 / truth_g - 1), 2),
+            "inside": score.p10 <= truth_g <= score.p90,
+        }
+        for score in sorted(fit.scores, key=lambda score: score.lead_days)
+    ]
+    return {"flock": fit.flock, "slaughter_weight_g": fit.truth_g, "predicted": predicted}
+
+
+def fitness_lines(values: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return how models fit their houses for people, a house or two lines each."""
+    lines = []
+    for value in values:
+        worst = max(value["drift"].values(), default=None)
+        drift = "drift not known" if worst is None else f"drift {worst:g} at most"
+        if value["drifted"]:
+            named = ", ".join(f"{c} {value['drift'][c]:g} (limit {limit:g})" for c, limit in value["drifted"].items())
+            drift = f"DRIFTED: {named}"
+        held = ", ".join(
+            f"{rule} {of['share']:.0%} of {of['counted']}" + (" (OFF)" if rule in value["off"] else "")
+            for rule, of in value["coverage"].items()
+        )
+        lines.append(
+            f"  {value['house']}, flock {value['flock']}: {drift}" + (f"; within p10 to p90: {held}" if held else "")
+        )
+        for flock in value["slaughter"][-FLOCKS_SHOWN:]:
+            errors = ", ".join(f"{p['lead_days']} d before {p['error_pct']:+.1f} %" for p in flock["predicted"])
+            lines.append(
+                f"  {value['house']}, flock {flock['flock']}: {flock['slaughter_weight_g']:g} g at slaughter: {errors}"
+            )
+    return lines
 
 
 def flock_values(config: Config) -> list[dict[str, Any]]:
@@ -238,6 +320,32 @@ def warning_lines(values: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{Severity(w['severity']).name.lower():8} {w['state']:12} {w['house']} {w['rule']}: {w['text']}"
         for w in values
     ]
+
+
+def warning_words(value: Mapping[str, Any]) -> list[str]:
+    """Return one warning for people, with all that is known of it."""
+    unit = value["unit"] or ""
+    figures = f"{value['actual']:g} {unit}".rstrip() if value["actual"] is not None else "not measured"
+    if value["expected"] is not None:
+        figures += f", expected {value['expected']:g}"
+        if value["low"] is not None and value["high"] is not None:
+            figures += f" ({value['low']:g} to {value['high']:g})"
+        figures += f" {unit}".rstrip()
+    causes = [f"{c['cause']}" + (f" ({c['probability']:.0%})" if c["probability"] else "") for c in value["causes"]]
+    lines = [
+        f"{value['house']} {value['rule']}: {value['state']}, {Severity(value['severity']).name.lower()}",
+        value["text"],
+        f"since    {value['since'] or 'unknown'}, raised {value['raised_at'] or 'never'}",
+        f"changed  {value['at']} ({value['reason']})",
+        f"measured {figures}",
+    ]
+    if causes:
+        lines.append(f"probably {', '.join(causes)}")
+    if value["check_first"]:
+        lines.append(f"check    {value['check_first']}")
+    if value["model"]:
+        lines.append(f"model    {value['model']}/{value['model_version']}, coverage {value['coverage'] or 0:.0%}")
+    return lines
 
 
 def flock_lines(values: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -10,7 +10,7 @@ import sys
 import uuid
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.clock import SimulatedClock, SystemClock
 from agent.config import NAME_PATTERN, load_config
@@ -240,22 +240,44 @@ def _add_flock(subparsers: Subparsers) -> None:
     listing.set_defaults(run=_flock_list)
 
 
-_NOT_SENT = {"verb", "config", "house", "run", "json"}
+_NOT_SENT = {"verb", "config", "house", "rule", "run", "json"}
 
 
 def _flock_command(arguments: argparse.Namespace) -> int:
-    from agent.bus import ask  # noqa: PLC0415  # as above
-    from agent.commands import parse_flock_command  # noqa: PLC0415
+    from agent.commands import parse_flock_command  # noqa: PLC0415  # as above
 
     config = load_config(arguments.config)
-    said = {key: value for key, value in vars(arguments).items() if key not in _NOT_SENT and value is not None}
-    command = json.dumps({"id": uuid.uuid4().hex, **said}, default=lambda value: value.isoformat())
+    command = _command_of(arguments)
     try:
-        asked = parse_flock_command(command)  # what is wrong is said here, not by a queued command hours later
+        parse_flock_command(command)  # what is wrong is said here, not by a queued command hours later
     except InputError as e:
         message = f"flock {arguments.action}: {e}"
         raise UsageError(message) from e
-    root = f"{config.mqtt.topic_prefix}/{config.site.id}/{arguments.house}/flock"
+    value = _asked(config, arguments.house, "flock", command)
+    if value is None:
+        return 1
+    flock = f", flock {value['flock']}" if value.get("flock") else ""
+    print(f"{arguments.house}: {value['done']} done; the house is {value['state']}{flock}")
+    if value.get("note"):
+        print(f"{arguments.house}: note: {value['note']}")
+    return 0
+
+
+def _command_of(arguments: argparse.Namespace) -> str:
+    """Return the JSON of the command that was typed, with an id of its own."""
+    said = {key: value for key, value in vars(arguments).items() if key not in _NOT_SENT and value is not None}
+    return json.dumps({"id": uuid.uuid4().hex, **said}, default=lambda value: value.isoformat())
+
+
+def _asked(config: Config, house: str, what: str, command: str) -> dict[str, Any] | None:
+    """Give the agent a command of a house; return its answer, None where there is none or it says no, which is told.
+
+    Raises:
+        BrokerError: no broker, so nothing is done.
+    """
+    from agent.bus import ask  # noqa: PLC0415  # as above
+
+    root = f"{config.mqtt.topic_prefix}/{config.site.id}/{house}/{what}"
     try:
         answer = ask(
             config.mqtt,
@@ -263,7 +285,7 @@ def _flock_command(arguments: argparse.Namespace) -> int:
             f"{root}/command",
             command.encode(),
             answer_topic=f"{root}/response",
-            is_answer=lambda payload: _id_in(payload) == asked.id,
+            is_answer=lambda payload: _id_in(payload) == json.loads(command)["id"],
             timeout_s=ANSWER_WITHIN_S,
         )
     except BrokerError as e:
@@ -272,16 +294,12 @@ def _flock_command(arguments: argparse.Namespace) -> int:
     if answer is None:
         message = "queued, the agent is not running: the broker gives it the command when it is back"
         print(f"flockwatch: {message}", file=sys.stderr)
-        return 1
-    value = json.loads(answer)
+        return None
+    value: dict[str, Any] = json.loads(answer)
     if not value["ok"]:
-        print(f"flockwatch: {arguments.house}: {value['error']}", file=sys.stderr)
-        return 1
-    flock = f", flock {value['flock']}" if value.get("flock") else ""
-    print(f"{arguments.house}: {value['done']} done; the house is {value['state']}{flock}")
-    if value.get("note"):
-        print(f"{arguments.house}: note: {value['note']}")
-    return 0
+        print(f"flockwatch: {house}: {value['error']}", file=sys.stderr)
+        return None
+    return value
 
 
 def _id_in(payload: bytes) -> object:
@@ -305,13 +323,77 @@ def _flock_list(arguments: argparse.Namespace) -> int:
 
 
 def _add_warning(subparsers: Subparsers) -> None:
-    warning = subparsers.add_parser("warning", help="look at the warnings that stand")
+    warning = subparsers.add_parser("warning", help="look at the warnings, and answer them")
     actions = warning.add_subparsers(dest="action", metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="list the warnings that stand")
     add_config(listing)
     listing.add_argument("--all", action="store_true", help="also the latest of each rule that is over")
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=_warning_list)
+
+    def action(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        parser = actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        add_config(parser)
+        parser.add_argument("house", type=_house, help="the house's id")
+        parser.add_argument("rule", type=_rule, help="the rule, as `warning list` shows it, such as deviation-water")
+        parser.set_defaults(run=run)
+        return parser
+
+    show = action("show", "all that is known of a rule's last change", _warning_show)
+    show.add_argument("--json", action="store_true", help="print JSON")
+    shelve = action("shelve", "put a warning aside for a time", _warning_command)
+    shelve.add_argument("--for-s", type=int, required=True, metavar="SECONDS", help="60 s to 7 days (604800)")
+    confirm = action("confirm", "the last warning of a rule was right, also one that is over", _warning_command)
+    confirm.add_argument("--cause", help="what it was")
+    others = (
+        action("acknowledge", "somebody has seen it", _warning_command),
+        action("unshelve", "take a warning back from the shelf", _warning_command),
+        action("reject", "the last warning of a rule was wrong, also one that is over", _warning_command),
+    )
+    for parser in (shelve, confirm, *others):
+        parser.add_argument("--by", help="who says so")
+    stats = actions.add_parser("stats", help="what the warnings of the last days came to")
+    add_config(stats)
+    stats.add_argument("--days", type=_whole, default=30, help="how many (default: %(default)s)")
+    stats.add_argument("--json", action="store_true", help="print JSON")
+    stats.set_defaults(run=_warning_stats)
+
+
+def _warning_show(arguments: argparse.Namespace) -> int:
+    from agent.status import warning_value, warning_words  # noqa: PLC0415  # as above
+
+    value = warning_value(load_config(arguments.config), arguments.house, arguments.rule)
+    if value is None:
+        print(f"flockwatch: {arguments.house}: no warning {arguments.rule!r} ever rose here", file=sys.stderr)
+        return 1
+    print(json.dumps(value, indent=2) if arguments.json else "\n".join(warning_words(value)))
+    return 0
+
+
+def _warning_command(arguments: argparse.Namespace) -> int:
+    from agent.commands import parse_warning_command  # noqa: PLC0415  # as above
+
+    config = load_config(arguments.config)
+    command = _command_of(arguments)
+    try:
+        parse_warning_command(command)
+    except InputError as e:
+        message = f"warning {arguments.action}: {e}"
+        raise UsageError(message) from e
+    value = _asked(config, arguments.house, f"warning/{arguments.rule}", command)
+    if value is None:
+        return 1
+    state = f"; it is {value['state']}" if "state" in value else f": {value['warning']}"
+    print(f"{arguments.house}: {arguments.rule}: {arguments.action} done{state}")
+    return 0
+
+
+def _warning_stats(arguments: argparse.Namespace) -> int:
+    from agent.tally import tally, tally_lines  # noqa: PLC0415  # as above
+
+    value = tally(load_config(arguments.config), arguments.days)
+    print(json.dumps(value, indent=2) if arguments.json else "\n".join(tally_lines(value)))
+    return 0
 
 
 def _warning_list(arguments: argparse.Namespace) -> int:
@@ -359,6 +441,22 @@ def _house(text: str) -> str:
         message = f"{text!r} is no house: use the id from agent.toml, of letters, digits, - and _"
         raise argparse.ArgumentTypeError(message)
     return text
+
+
+def _rule(text: str) -> str:
+    from agent.rules import KINDS  # noqa: PLC0415  # only who answers a warning needs them
+
+    if text.partition("-")[0] not in KINDS or not re.fullmatch(NAME_PATTERN, text):
+        message = f"{text!r} is no rule: a kind ({', '.join(KINDS)}), or one and its signal, such as deviation-water"
+        raise argparse.ArgumentTypeError(message)
+    return text
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 3_660:
+        message = f"{text!r} is no number of days from 1 to 3660"
+        raise argparse.ArgumentTypeError(message)
+    return int(text)
 
 
 def _seconds(text: str) -> float:

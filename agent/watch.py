@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from agent.clock import FarmDays
-    from agent.commands import FlockCommand, WarningCommand
+    from agent.commands import FlockCommand, Unshelve
     from agent.config import RuleOverride
     from agent.domain import Doubt, Event, Flock, FlockChange, QualityInterval, WarningRule
     from agent.fitness import FitDay, FitFlock
@@ -697,7 +697,7 @@ class HouseWatch:
         shown = (s.severity for s in self.standings.values() if s.state in _UNSHELVED)
         return max(shown, default=Severity.NONE)
 
-    def command(self, rule: str, command: WarningCommand, at: datetime) -> WarningEvent:
+    def command(self, rule: str, command: Acknowledge | Shelve | Unshelve, at: datetime) -> WarningEvent:
         """Do what somebody asked of one warning.
 
         Raises:

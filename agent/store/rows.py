@@ -307,6 +307,16 @@ def standings_of(db: sqlite3.Connection, table: str = "warning_states") -> tuple
     )
 
 
+def last_raised(db: sqlite3.Connection, house: str, rule: str) -> dict[str, Any] | None:
+    """Return the newest row of the last warning that a rule raised; None where there is none."""
+    found = db.execute(
+        "SELECT document FROM warnings WHERE house = ? AND rule = ? AND json_extract(document, '$.id') IS NOT NULL"
+        " ORDER BY seq DESC LIMIT 1",
+        (house, rule),
+    ).fetchone()
+    return None if found is None else dict(msgspec.json.decode(found[0]))
+
+
 def fit_day_row(fit: FitDay) -> tuple[str, str, int, str]:
     """Return what was counted of a model on a day as ``REPLACE_FIT_DAY`` takes it."""
     return fit.house, fit.model, fit.start_ms, as_json(fit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -103,6 +103,10 @@ class Unstored:
 
     def answer_of(self, _command_id: str) -> str | None:
         """Know no answers."""
+        return None
+
+    def last_raised(self, _house: str, _rule: str) -> dict[str, Any] | None:
+        """Know no warnings."""
         return None
 
     def prune(self, _now: datetime, **_limits: object) -> int:

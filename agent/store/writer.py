@@ -6,7 +6,7 @@ import logging
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -56,6 +56,7 @@ from agent.store.rows import (
     fit_day_row,
     fit_flock_row,
     flock_row,
+    last_raised,
     last_seq_of,
     meta_of,
     newest_changes,
@@ -555,6 +556,17 @@ class Store:
         with named_errors(self._path, "look up a command"):
             found = self._db.execute("SELECT answer FROM commands WHERE id = ?", (command_id,)).fetchone()
         return None if found is None else str(found[0])
+
+    def last_raised(self, house: str, rule: str) -> dict[str, Any] | None:
+        """Return the newest row of the last warning that a rule raised, over or not; None where none is here any more.
+
+        Its keys are columns of the lake's ``warnings``, times as integer ms.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with named_errors(self._path, "look up a warning"):
+            return last_raised(self._db, house, rule)
 
     # --- after a restart ----------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from agent import judge as judging
 from agent.bundles import load_bundle
 from agent.clock import FarmDays
-from agent.commands import parse_flock_command, parse_warning_command
+from agent.commands import Acknowledge, Shelve, Unshelve, parse_flock_command
 from agent.config import RuleOverride
 from agent.domain import (
     Doubt,
@@ -773,25 +773,25 @@ def test_a_standing_rule_of_another_version_is_dropped_and_stops_nobody(quiet: F
 
 def test_what_somebody_asks_of_a_warning_is_done_and_told(quiet: Farm) -> None:
     quiet.run(2 * HOUR, lambda _at: {})
-    seen = quiet.watch.command("silent", parse_warning_command('{"action":"acknowledge","by":"anna"}'), quiet.now)
+    seen = quiet.watch.command("silent", Acknowledge(action="acknowledge", by="anna"), quiet.now)
     assert (seen.standing.state, seen.reason, seen.standing.by) == (
         WarningState.ACKNOWLEDGED,
         Reason.ACKNOWLEDGED_BY,
         "anna",
     )
     assert quiet.watch.severity() is Severity.MINOR
-    quiet.watch.command("silent", parse_warning_command('{"action":"shelve","for_s":3600}'), quiet.now)
+    quiet.watch.command("silent", Shelve(action="shelve", for_s=3600), quiet.now)
     assert quiet.watch.severity() is Severity.NONE
     assert [event.standing.state for event in quiet.watch.shown(quiet.now)] == [WarningState.SHELVED]
     with pytest.raises(InputError, match="is shelved: it cannot be acknowledged now"):
-        quiet.watch.command("silent", parse_warning_command('{"action":"acknowledge"}'), quiet.now)
+        quiet.watch.command("silent", Acknowledge(action="acknowledge"), quiet.now)
     with pytest.raises(InputError, match="no warning 'stuck-water' stands in house1"):
-        quiet.watch.command("stuck-water", parse_warning_command('{"action":"unshelve"}'), quiet.now)
+        quiet.watch.command("stuck-water", Unshelve(action="unshelve"), quiet.now)
 
 
 def test_a_shelf_whose_time_is_over_in_an_empty_house_raises_nothing(farm: Farm) -> None:
     farm.run(2 * HOUR, dry)
-    farm.watch.command("deviation-water", parse_warning_command('{"action":"shelve","for_s":3600}'), farm.now)
+    farm.watch.command("deviation-water", Shelve(action="shelve", for_s=3600), farm.now)
     farm.tell('{"action":"end"}')
     events = farm.run(3 * HOUR, lambda _at: {})
     assert moves(events, "deviation-water") == [(WarningState.SUPPRESSED, Reason.HOUSE_STATE)]
@@ -801,7 +801,7 @@ def test_commands_that_could_not_be_stored_are_taken_back(quiet: Farm) -> None:
     quiet.run(2 * HOUR, lambda _at: {})
     before = quiet.watch.told()
     quiet.tell('{"action":"thin","birds":100}')
-    quiet.watch.command("silent", parse_warning_command('{"action":"acknowledge"}'), quiet.now)
+    quiet.watch.command("silent", Acknowledge(action="acknowledge"), quiet.now)
     quiet.watch.take_back(before)
     assert quiet.watch.told() == before
     assert quiet.watch.life.state is HouseState.ACTIVE
@@ -811,7 +811,7 @@ def test_what_is_shown_is_never_older_than_what_happened_to_it(quiet: Farm) -> N
     """A command comes between two grid instants."""
     quiet.run(2 * HOUR, lambda _at: {})
     told_at = quiet.now + timedelta(minutes=3)
-    quiet.watch.command("silent", parse_warning_command('{"action":"acknowledge"}'), told_at)
+    quiet.watch.command("silent", Acknowledge(action="acknowledge"), told_at)
     [shown] = quiet.watch.shown(quiet.now)
     assert shown.at == told_at
 
