@@ -160,7 +160,7 @@ class Agent:
                 rhythm_s=self.quality.rhythm_s,
                 started_monotonic=self.clock.monotonic(),
                 references=self.predictor.references(),
-                also=frozenset().union(*(model.manifest.signals for model in self.shadow.models)),
+                also=self.shadow.signals,
             )
             for house in self.config.house
         ]

@@ -293,7 +293,7 @@ def _lives(changes: Sequence[dict[str, Any]], days: FarmDays) -> tuple[list[_Lin
             continue
         at = from_ms(change["at"])
         try:
-            command = _command(change, ends.get(key))
+            command = command_of(change, ends.get(key))
         except (KeyError, ValueError) as e:  # written by no version of ours, or damaged
             notes.append(
                 f"{change['action']} of {change['house']} at {_iso(change['at'])} is not whole: {e!r}; left out"
@@ -316,7 +316,7 @@ def _label(event: Mapping[str, Any]) -> _Line:
     return _iso(event["at"]), event["house"], json.dumps(said)
 
 
-def _command(change: Mapping[str, Any], ended_at: datetime | None) -> dict[str, Any] | None:
+def command_of(change: Mapping[str, Any], ended_at: datetime | None) -> dict[str, Any] | None:
     """Return the command that a change came from; None for a placement, and for what time alone brought."""
     detail = json.loads(change["detail"])
     action = change["action"]

@@ -244,6 +244,11 @@ class Fitness:
         self._changed.clear()
         return rows, events
 
+    def scored(self, model: str) -> list[FitFlock]:
+        """Return the flocks whose slaughter weight a model is known to have predicted."""
+        life = self._lives.get(model)
+        return list(life.past.values()) if life else []
+
     def troubles(self) -> dict[str, list[str]]:
         """Return what lasts, for health: ``drift`` and ``coverage``, each in words."""
         found: dict[str, list[str]] = {}

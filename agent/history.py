@@ -8,15 +8,23 @@ from __future__ import annotations
 import errno
 import os
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
 
 from agent.errors import FlockwatchError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
+
+Series = tuple[list[tuple[str, str]], "NDArray[np.int64]", "NDArray[np.int64]", "NDArray[np.float64]"]
+"""Readings in arrays: (house, signal) of each series, and by reading its number among them, time in ms, and value."""
 
 Columns = dict[str, list[Any]]
 """Rows in columns of equal length; times are integer milliseconds since 1970, UTC."""
@@ -88,27 +96,57 @@ def read_object(path: Path, names: Sequence[str]) -> Iterator[Columns]:
     from arro3.io import read_parquet  # noqa: PLC0415
 
     time = DataType.timestamp("ms", tz="UTC")
+    with _readable(path) as file:
+        for batch in read_parquet(file):
+            there = set(batch.schema.names)
+            columns: Columns = {}
+            for name in names:
+                if name not in there:
+                    columns[name] = [None] * batch.num_rows
+                    continue
+                column = batch.column(name)
+                if column.type == time:
+                    column = column.cast(DataType.int64())
+                columns[name] = list(column.to_pylist())
+            yield columns
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[BinaryIO]:
+    """Give an object's file to read; whatever arro3 finds wrong with it is an ``InputError``."""
     try:
         with path.open("rb") as file:
             _check_ends(file)
-            for batch in read_parquet(file):
-                there = set(batch.schema.names)
-                columns: Columns = {}
-                for name in names:
-                    if name not in there:
-                        columns[name] = [None] * batch.num_rows
-                        continue
-                    column = batch.column(name)
-                    if column.type == time:
-                        column = column.cast(DataType.int64())
-                    columns[name] = list(column.to_pylist())
-                yield columns
+            yield file
     except BaseException as e:
         # arro3 has no exceptions of its own: it raises a bare Exception, and its Rust code "panics" beside that tree
         if type(e) is Exception or isinstance(e, (OSError, ValueError)) or type(e).__name__ == "PanicException":
             message = f"{path}: cannot be read: {e}; the object is damaged, or is none of ours"
             raise InputError(message) from e
         raise
+
+
+def read_readings(path: Path) -> Iterator[Series]:
+    """Yield the readings of a Parquet object in blocks.
+
+    In arrays throughout: a day of a large farm has half a million readings, and a gateway little memory.
+
+    Raises:
+        InputError: it cannot be read as Parquet.
+    """
+    from arro3.core import DataType, dictionary_dictionary, dictionary_indices  # noqa: PLC0415  # as above
+    from arro3.io import read_parquet  # noqa: PLC0415
+
+    words = DataType.dictionary(DataType.int32(), DataType.string())
+    with _readable(path) as file:
+        for batch in read_parquet(file):
+            at_ms = batch.column("at").cast(DataType.int64()).to_numpy()
+            parts = [batch.column(name).cast(words) for name in ("house", "signal")]
+            names = [dictionary_dictionary(part).to_pylist() for part in parts]
+            house, signal = (dictionary_indices(part).to_numpy().astype(np.int64) for part in parts)
+            pairs, number = np.unique(house * len(names[1]) + signal, return_inverse=True)
+            keys = [(names[0][pair // len(names[1])], names[1][pair % len(names[1])]) for pair in pairs.tolist()]
+            yield keys, number, at_ms, batch.column("value").to_numpy()
 
 
 def _check_ends(file: BinaryIO) -> None:

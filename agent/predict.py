@@ -259,6 +259,11 @@ class Predictor:
                 refused.append(Refused(str(bundle), str(e)))
         return cls(tuple(models), tuple(refused), days)
 
+    @property
+    def signals(self) -> frozenset[str]:
+        """The base signals that the models need."""
+        return frozenset().union(*(model.manifest.signals for model in self.models))
+
     def references(self) -> dict[str, Reference]:
         """Return what the models were fed in training, by name/version, of those whose bundles say so."""
         return {str(m): m.bundle.reference for m in self.models if m.bundle.reference is not None}

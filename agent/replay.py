@@ -18,9 +18,11 @@ from agent.commands import End, Place
 from agent.domain import PUBLISHED_STATES, from_ms, to_ms
 from agent.errors import InputError, ReplayFileError
 from agent.peers import Peers
+from agent.predict import Predictor
 from agent.quality import QualityJudge
 from agent.readings import EMPTY, HouseSplitter
 from agent.replay_files import read_events, read_flocks, spool_readings
+from agent.shadow import Shadows
 from agent.watch import GRID, HouseWatch, judge_instant
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from agent.commands import FlockCommand
     from agent.config import Config
     from agent.domain import QualityInterval, WarningEvent, WarningState
-    from agent.predict import Predictor
     from agent.readings import Readings
     from agent.replay_files import RecordedFlock, Recording
     from agent.watch import Outcome
@@ -105,7 +106,7 @@ class Played(Protocol):
         """The UTC days that hold readings; the first and the last are enough."""
 
     def blocks(self) -> Iterator[Readings]:
-        """Yield the readings in order of time, all with the same tuple of keys."""
+        """Yield the readings in order of time."""
 
 
 class _Results:
@@ -201,9 +202,11 @@ def _warning_row(raised: _Raised) -> tuple[object, ...]:
 
 
 class Replay:
-    """One recording, played through the houses that are in it."""
+    """One recording, played through the houses that are in it; bundles on trial beside them, where there are any."""
 
-    def __init__(self, config: Config, predictor: Predictor, houses: Sequence[str]) -> None:
+    def __init__(
+        self, config: Config, predictor: Predictor, houses: Sequence[str], shadow: Predictor | None = None
+    ) -> None:
         self._days = config.site.days
         self._predictor = predictor
         self.quality = QualityJudge(config.signal)
@@ -218,9 +221,13 @@ class Replay:
                 overrides=config.warnings.rules,
                 rhythm_s=self.quality.rhythm_s,
                 started_monotonic=_LONG_AGO,
+                references=predictor.references(),
+                also=shadow.signals if shadow else (),
             )
             for house in houses
         }
+        nobody = Predictor((), (), config.site.days)
+        self.shadows = Shadows(config, shadow or nobody, list(self.watches.values()))
 
     def run(
         self,
@@ -229,13 +236,23 @@ class Replay:
         results: Results,
         until: datetime,
         see: Callable[[datetime], None] = lambda _: None,
+        *,
+        begin: datetime | None = None,
+        apart: Results | None = None,
     ) -> tuple[int, int]:
         """Play the recording up to ``until``; return how many readings were observed and instants judged.
 
-        ``see`` is called at each instant, before it is judged: ``watches`` are as the models see them.
+        Args:
+            recording: what was measured.
+            commands: what was told, in order of time.
+            results: takes what comes out.
+            until: the end.
+            see: called at each instant, before it is judged: ``watches`` are as the models see them.
+            begin: commands from before it are done then; else it begins with the first.
+            apart: takes what the bundles on trial say.
         """
-        begins = [commands[0][0]] if commands else []
-        if recording.days:
+        begins = [begin] if begin else [commands[0][0]] if commands else []
+        if recording.days and begin is None:
             begins.append(datetime.fromtimestamp(recording.days[0] * 86_400, UTC))
         if not begins:
             return 0, 0
@@ -261,11 +278,16 @@ class Replay:
                 block, position = next(blocks, EMPTY), 0
             self._compare(at, results)
             see(at)
-            due = [watch for watch in self.watches.values() if watch.matters(at)]
+            due = [
+                watch for watch in self.watches.values() if watch.matters(at) or self.shadows.matter(watch.house, at)
+            ]
             if due:
                 judged += 1
                 for outcome in judge_instant(due, self._predictor, at, _MUCH_LATER):
                     results.add(outcome)
+                for outcome in self.shadows.judge(at, _MUCH_LATER, {watch.house for watch in due}):
+                    if apart is not None:
+                        apart.add(outcome)
         results.add_quality((*self.quality.close(from_ms(end_ms)), *self.peers.close(from_ms(end_ms))))
         return observed, judged
 
@@ -295,8 +317,11 @@ class Replay:
         try:
             watch.apply(command, at)
         except InputError as e:
-            message = f"{iso(at)}: {house}: {command.action}: {e}; correct events.csv or flocks.csv"
-            raise ReplayFileError(message) from e
+            self._cannot(f"{iso(at)}: {house}: {command.action}: {e}", e)
+
+    def _cannot(self, what: str, error: InputError) -> None:
+        message = f"{what}; correct events.csv or flocks.csv"
+        raise ReplayFileError(message) from error
 
 
 def replay(

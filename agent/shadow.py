@@ -71,8 +71,12 @@ class Shadows:
 
     def __init__(self, config: Config, predictor: Predictor, beside: Sequence[HouseWatch]) -> None:
         self.dropped: dict[str, str] = {}  # bundle -> why it runs no more
-        self._predictor = replace(predictor)
+        self._predictor = replace(predictor)  # our own: it may lose models
         self.watches = [ShadowWatch(watch, config, predictor) for watch in beside] if predictor.models else []
+
+    def matter(self, house: str, at: datetime) -> bool:
+        """Tell whether anything can have changed for a house since the last judgement."""
+        return any(watch.matters(at) for watch in self.watches if watch.house == house)
 
     def judge(self, at: datetime, monotonic: float, houses: Iterable[str] | None = None) -> list[Outcome]:
         """Return what the shadows say at ``at``, when the watches beside have judged it; of ``houses``, or of all."""

@@ -407,21 +407,62 @@ def _warning_list(arguments: argparse.Namespace) -> int:
 def _add_model(subparsers: Subparsers) -> None:
     model = subparsers.add_parser("model", help="look at model bundles")
     actions = model.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="list the bundles that the configuration uses")
+    listing = actions.add_parser("list", help="list the bundles in use and on trial, and how they fit each house")
     add_config(listing)
+    listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=_model_list)
     check = actions.add_parser("check", help="check a bundle: files, hash, shapes, self-test")
     check.add_argument("directory", type=Path, metavar="DIR")
     check.set_defaults(run=_model_check)
+    trial = actions.add_parser("trial", help="play this farm's history through a bundle, beside the one in use")
+    add_config(trial)
+    trial.add_argument("directory", type=Path, metavar="DIR", help="the bundle, <name>/<version>")
+    trial.add_argument("--days", type=_whole, default=28, help="how much history (default: %(default)s)")
+    trial.add_argument("--houses", type=_house, nargs="+", default=[], metavar="HOUSE", help="only these")
+    trial.add_argument("--json", action="store_true", help="print JSON")
+    trial.set_defaults(run=_model_trial)
 
 
 def _model_list(arguments: argparse.Namespace) -> int:
     from agent.bundles import load_bundles, shipped_directory  # noqa: PLC0415  # as above
+    from agent.status import fitness_lines, fitness_values  # noqa: PLC0415
 
     config = load_config(arguments.config)
-    for bundle in load_bundles(config.models.directory or shipped_directory(), config.models.use):
-        print(f"{bundle}\t{bundle.manifest.task}\t{bundle.manifest.licence}\t{bundle.directory}")
+    directory = config.models.directory or shipped_directory()
+    used, shadow = load_bundles(directory, config.models.use), load_bundles(directory, config.models.shadow)
+    fits = fitness_values(config) if config.data.house_db.exists() else []
+    values = [
+        {
+            "bundle": str(bundle),
+            "shadow": bundle in shadow,
+            "task": bundle.manifest.task,
+            "licence": bundle.manifest.licence,
+            "directory": str(bundle.directory),
+            "fitness": [fit for fit in fits if fit["model"] == str(bundle)],
+        }
+        for bundle in (*used, *shadow)
+    ]
+    if arguments.json:
+        print(json.dumps(values, indent=2))
+        return 0
+    for value in values:
+        mark = "\ton trial" if value["shadow"] else ""
+        print(f"{value['bundle']}\t{value['task']}\t{value['licence']}\t{value['directory']}{mark}")
+        for line in fitness_lines(value["fitness"]):
+            print(line)
     return 0
+
+
+def _model_trial(arguments: argparse.Namespace) -> int:
+    from agent.trial import trial, trial_lines  # noqa: PLC0415  # as above
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    config = load_config(arguments.config)
+    value = trial(config, arguments.directory, days=arguments.days, houses=arguments.houses, say=say)
+    print(json.dumps(value, indent=2) if arguments.json else "\n".join(trial_lines(value)))
+    return 1 if value["failed"] else 0
 
 
 def _model_check(arguments: argparse.Namespace) -> int:
