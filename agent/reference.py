@@ -38,6 +38,8 @@ SMALLEST_SHARE = 0.01
 """Our judgement: a bin counts as at least so full, or an empty one would be infinitely far from any other."""
 LEAST_VALUES = 20
 """Our judgement: of fewer values a histogram says nothing."""
+LEAST_DAYS = 5
+"""Our judgement: so many days of a week must have values: a day or two of it are not what a week is compared with."""
 WEEK_DAYS = 7  # what is compared at a time
 
 
@@ -59,17 +61,19 @@ class Histograms:
         """Return the stability index of each column, NaN where too little was counted.
 
         Args:
-            counted: band of age, and how many values were in each bin then, [columns, bins].
+            counted: of each day the band of age, and how many values were in each bin, [columns, bins].
         """
         actual, expected = np.zeros(self.share.shape[1:]), np.zeros(self.share.shape[1:])
+        days = np.zeros(len(actual))
         for band, counts in counted:
             actual += counts
+            days += counts.any(axis=1)
             expected += np.nan_to_num(self.share[band]) * counts.sum(axis=1, keepdims=True)
         n = actual.sum(axis=1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
             actual, expected = (np.maximum(part / n, SMALLEST_SHARE) for part in (actual, expected))
             index = ((actual - expected) * np.log(actual / expected)).sum(axis=1)
-        return np.where(n[:, 0] >= LEAST_VALUES, index, np.nan)
+        return np.where((n[:, 0] >= LEAST_VALUES) & (days >= LEAST_DAYS), index, np.nan)
 
     def limits(self) -> F64:
         """Return the index above which each column has drifted."""

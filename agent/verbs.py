@@ -431,7 +431,7 @@ def _model_list(arguments: argparse.Namespace) -> int:
     directory = config.models.directory or shipped_directory()
     used, shadow = load_bundles(directory, config.models.use), load_bundles(directory, config.models.shadow)
     fits = fitness_values(config) if config.data.house_db.exists() else []
-    values = [
+    values: list[dict[str, Any]] = [
         {
             "bundle": str(bundle),
             "shadow": bundle in shadow,
