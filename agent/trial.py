@@ -217,14 +217,15 @@ def trial(
         since = until - timedelta(days=days)
         begin = since - WARM_UP
         history = _history(config, chosen, begin, until, Path(folder), say)
-        if not history.days:
-            message = f"{config.data.lake}: holds no readings of {', '.join(chosen) or 'any house'} since {iso(begin)}"
-            raise InputError(message)
+        first = history.days[:1]
         replay = _TrialReplay(config, beside, chosen, tried)
         replay.noted = []
         before, after = _Kept(since), _Kept(since)
         commands = _commands(config, chosen, begin, told)
         _, instants = replay.run(history, commands, before, until, begin=begin, apart=after)
+    if not history.count:
+        message = f"{config.data.lake}: holds no readings of {', '.join(chosen) or 'any house'} since {iso(begin)}"
+        raise InputError(message)
     labels = raised_of(config, to_ms(since), to_ms(until) + 1, told)
     rolled = _rolled_up(config, begin, until)
     return {
@@ -233,7 +234,7 @@ def trial(
         "houses": chosen,
         "since": iso(since),
         "until": iso(until),
-        "warmed_up_from": iso(max(begin, from_ms(history.days[0] * DAY_MS))),
+        "warmed_up_from": iso(max(begin, *(from_ms(day * DAY_MS) for day in first))),
         "readings": history.count,
         "instants": instants,
         "gaps": [*_gaps(history, chosen, since, until), *rolled],
