@@ -268,7 +268,7 @@ def _lives(changes: Sequence[dict[str, Any]], days: FarmDays) -> tuple[list[_Lin
     lines: list[_Line] = []
     ends: dict[tuple[str, str], datetime | None] = {}
     closes: dict[tuple[str, str], datetime] = {}  # a second before the next flock comes in
-    for one, following in zip(in_order, [*in_order[1:], None], strict=True):
+    for one, following in zip(in_order, [*in_order[1:], None], strict=False):  # not strict: there may be no flock
         placed_on = date.fromisoformat(one["placed_on"])
         ended_at = None if one["ended_at"] is None else from_ms(one["ended_at"])
         ended_on = days.date_of(ended_at) if ended_at else None

@@ -49,15 +49,15 @@ def raised_of(config: Config, since_ms: int, until_ms: int, told: Exported) -> l
             one = found.setdefault((row["house"], row["id"]), Raised(row["house"], row["rule"], raised_ms))
             if row["state"] in _OVER and one.over_ms is None:
                 one.over_ms = at_ms
-    labels: dict[tuple[str, str], tuple[int, str]] = {}
+    labels: dict[tuple[str, str], tuple[int, int, str]] = {}  # the last word counts
     for block in blocks_of(config, "events", Selection(since_ms=since_ms), told):
         for event in records_of(block):
             if event["kind"] != "label":
                 continue
             detail = json.loads(event["detail"])
             key = event["house"], detail["warning"]
-            labels[key] = max(labels.get(key, (0, "")), (event["at"], detail["label"]))
-    for key, (_, label) in labels.items():
+            labels[key] = max(labels.get(key, (0, 0, "")), (event["at"], event["seq"], detail["label"]))
+    for key, (_, _, label) in labels.items():
         if key in found:
             found[key].label = label
     return sorted(found.values(), key=lambda one: (one.raised_ms, one.house, one.rule))
