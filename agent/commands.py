@@ -71,7 +71,17 @@ class End(Command):
     slaughter_weight_g: Annotated[float, Field(gt=0, le=10_000)] | None = None
 
 
-FlockCommand = Annotated[Place | Record | Thin | State | End, Field(discriminator="action")]
+class Service(Command):
+    """Somebody is at a sensor: what it says meanwhile is not believed."""
+
+    action: Literal["service"]
+    flock: Name | None = None
+    signal: Name  # a sensor, or all of its kind
+    for_s: Annotated[int, Field(ge=0, le=7 * 86_400)]
+    replaced: bool = False  # by a new one, whose usual values and differences are learnt anew
+
+
+FlockCommand = Annotated[Place | Record | Thin | State | End | Service, Field(discriminator="action")]
 _FLOCK_COMMAND: TypeAdapter[FlockCommand] = TypeAdapter(FlockCommand)
 
 
@@ -129,7 +139,9 @@ def _parse(adapter: TypeAdapter[_T], payload: bytes | str) -> _T:
         raise InputError(message) from e
 
 
-_ACTIONS = {"place", "record", "thin", "state", "end", "acknowledge", "shelve", "unshelve", "confirm", "reject"}
+_ACTIONS = {"place", "record", "thin", "state", "end", "service"} | {
+    "acknowledge", "shelve", "unshelve", "confirm", "reject"
+}  # fmt: skip
 
 
 def parse_flock_command(payload: bytes | str) -> FlockCommand:
@@ -150,7 +162,9 @@ def parse_warning_command(payload: bytes | str) -> WarningCommand:
     return _parse(_WARNING_COMMAND, payload)
 
 
-RecordedCommand = Annotated[Place | Record | Thin | State | End | Confirm | Reject, Field(discriminator="action")]
+RecordedCommand = Annotated[
+    Place | Record | Thin | State | End | Service | Confirm | Reject, Field(discriminator="action")
+]
 _RECORDED_COMMAND: TypeAdapter[RecordedCommand] = TypeAdapter(RecordedCommand)
 
 

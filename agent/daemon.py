@@ -109,7 +109,7 @@ class Agent:
         self._watch_of: dict[str, HouseWatch] = {}
         targets = {o.target for m in predictor.models if m.manifest.task != "expect" for o in m.manifest.output}
         self.board = Board(bus, self.topics, targets, clock.monotonic())
-        self.orders = Orders(config, store, self._watch_of)
+        self.orders = Orders(config, store, self._watch_of, self._begin_sensor_anew)
         self._splitter = HouseSplitter()
         self._connection = 0
         self._lost_sessions = 0
@@ -180,6 +180,9 @@ class Agent:
             standings = [standing for standing in known.standings if standing.house == watch.house]
             watch.restore(life, standings, _of(watch.house, known.rhythms), _of(watch.house, known.newest_ms))
             watch.fitness.restore(known.fitness_days, known.fitness_flocks)
+            for change in known.services:
+                if change.house == watch.house:
+                    watch.serve(change, known.judged_at or self.clock.now())
         self.shadows.restore(known.shadow_standings, known.fitness_days, known.fitness_flocks)
         while buckets := [Bucket(*row) for row in islice(known.buckets, BUCKETS_AT_ONCE)]:
             for watch in self.watches:
@@ -567,6 +570,12 @@ class Agent:
             else:
                 answer = self.orders.obey(place, message, self.clock.now())
             self._answers.append((message.topic.removesuffix("command") + "response", answer.encode()))
+
+    def _begin_sensor_anew(self, house: str, signal: str, at: datetime) -> None:
+        """Forget what was learnt of a sensor that was replaced."""
+        ended = [*self.quality.begin_anew(house, signal, at), *self.peers.begin_anew(house, signal, at)]
+        self._found += ended
+        self._noticed += [_interval_event(interval, at) for interval in ended]
 
     # --- what others see
 

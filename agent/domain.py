@@ -201,7 +201,7 @@ class FlockChange:
     """What happened to a flock, with the flock as it then was; a row of the ``flocks`` stream."""
 
     at: datetime
-    action: str  # place | record | thin | state | end
+    action: str  # place | record | thin | state | end | service
     house: str
     state: HouseState  # of the house, after it
     flock: Flock | None  # after it; an ended flock is told once more, with its end

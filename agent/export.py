@@ -326,6 +326,8 @@ def command_of(change: Mapping[str, Any], ended_at: datetime | None) -> dict[str
         return {"action": action, **flock, **{name: detail[name] for name in ("date", "dead", "culled")}, **who}
     if action == "thin":
         return {"action": action, **flock, "at": detail["at"], "birds": detail["birds"], **who}
+    if action == "service":
+        return {"action": action, **{name: detail[name] for name in ("signal", "for_s", "replaced")}, **who}
     if action == "state" and "reason" not in detail and change["state"] in set(HouseState):
         return {"action": action, **flock, "state": change["state"], **who}
     if action == "end" and ended_at is not None:

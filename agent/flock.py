@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from agent.commands import End, FlockCommand, Place, Record, State, Thin
+from agent.commands import End, FlockCommand, Place, Record, Service, State, Thin
 from agent.domain import Flock, FlockChange, HouseState
 from agent.errors import InputError
 
@@ -48,7 +48,7 @@ def restored(change: FlockChange | None) -> HouseLife:
 
 def _since(change: FlockChange) -> datetime:
     """Return since when the house is in the state that ``change`` tells: a thinning may be told, or added to, later."""
-    is_thinning = change.state is HouseState.THINNED and change.action in {"thin", "record", "place"}
+    is_thinning = change.state is HouseState.THINNED and change.action in {"thin", "record", "place", "service"}
     if is_thinning and change.flock is not None and change.flock.thinned:
         return max(when for when, _ in change.flock.thinned)
     return change.at
@@ -73,6 +73,9 @@ def apply(house: str, life: HouseLife, command: FlockCommand, at: datetime, days
         raise InputError(message)
     if isinstance(command, State):
         return FlockChange(at, "state", house, HouseState(command.state), flock, {"by": command.by})
+    if isinstance(command, Service):
+        detail: dict[str, object] = command.model_dump(include={"signal", "for_s", "replaced", "by"})
+        return FlockChange(at, "service", house, life.state, flock, detail)
     if flock is None:
         message = f"no flock is in {house}: place one first"
         raise InputError(message)

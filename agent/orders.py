@@ -13,7 +13,7 @@ from agent.flock import day_number
 from agent.strains import is_known, strain_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from agent.config import Config
@@ -27,8 +27,16 @@ REPEATED_WITHIN_S = 60.0  # a command without id that says the same again so soo
 class Orders:
     """Does what commands ask of the houses."""
 
-    def __init__(self, config: Config, store: Store | Unstored, watch_of: Mapping[str, HouseWatch]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        store: Store | Unstored,
+        watch_of: Mapping[str, HouseWatch],
+        begin_anew: Callable[[str, str, datetime], None],
+    ) -> None:
+        """Do them for the houses of ``watch_of``; ``begin_anew``: forget what was learnt of a sensor in a house."""
         self._config = config
+        self._begin_anew = begin_anew
         self._store = store
         self._watch_of = watch_of
         self._last: tuple[str, bytes, float, str] | None = None  # topic, payload, when, answer
@@ -80,6 +88,9 @@ class Orders:
             if watch is not None and before is not None:
                 watch.take_back(before)  # not stored is not done: it comes again
             raise
+        for change in done.changes:
+            if change.action == "service" and change.detail["replaced"]:
+                self._begin_anew(change.house, str(change.detail["signal"]), now)
         self._last = (message.topic, message.payload, message.received_monotonic, text)
         return text
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agent.domain import Doubt, Quality, QualityInterval, to_ms
-from agent.signals import base_of
+from agent.signals import base_of, is_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -162,6 +162,17 @@ class Peers:
             for old in [bucket for bucket in peer.buckets if bucket < self._from_number]:
                 del peer.buckets[old]
         return changed
+
+    def begin_anew(self, house: str, signal: str, at: datetime) -> list[QualityInterval]:
+        """Forget how a sensor usually differs from its peers: it was replaced; return the intervals that end."""
+        ended = []
+        for key, peer in self._peer_of.items():
+            if key.house == house and is_of(key.signal, signal):
+                if peer.doubt is not None:
+                    ended.append(_interval(key, peer.doubt, to_ms(at)))
+                peer.buckets.clear()
+                peer.usual = peer.course = peer.doubt = peer.off_since_ms = peer.back_since_ms = None
+        return ended
 
     def doubts(self) -> dict[SeriesKey, Doubt]:
         """Return which sensors are not believed now, and why."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agent.domain import Kind, Quality, QualityInterval, to_ms
-from agent.signals import base_of
+from agent.signals import base_of, is_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -356,6 +356,19 @@ class QualityJudge:
     def restore(self, known: Known) -> None:
         """Take back what was known before a restart; all else is learnt again within a few readings."""
         self._known = known
+
+    def begin_anew(self, house: str, signal: str, at: datetime) -> list[QualityInterval]:
+        """Forget what was learnt of a sensor, or of all of a kind: it was replaced; return the intervals that end."""
+        known, ended = self._known, []
+        gone = {key for key in (*self._series, *known.newest_ms) if key.house == house and is_of(key.signal, signal)}
+        for key in gone & self._series.keys():
+            bad = self._series.pop(key).bad
+            ended += [] if bad is None else [bad._replace(to_ms=to_ms(at))]
+        self._keys = None
+        rhythms_s = {key: value for key, value in known.rhythms_s.items() if key not in gone}
+        newest_ms = {key: value for key, value in known.newest_ms.items() if key not in gone}
+        self._known = Known(rhythms_s, newest_ms, {key: value for key, value in known.stuck.items() if key not in gone})
+        return ended
 
     def open_intervals(self, now_ms: int) -> list[QualityInterval]:
         """Return what is not good at ``now_ms``: intervals that last, and series that are silent."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from agent.alerts import alert, iso
-from agent.commands import End, Place
+from agent.commands import End, Place, Service
 from agent.domain import PUBLISHED_STATES, from_ms, to_ms
 from agent.errors import InputError, ReplayFileError
 from agent.peers import Peers
@@ -316,6 +316,9 @@ class Replay:
             raise ReplayFileError(message)
         try:
             watch.apply(command, at)
+            if isinstance(command, Service) and command.replaced:
+                self.quality.begin_anew(house, command.signal, at)
+                self.peers.begin_anew(house, command.signal, at)
         except InputError as e:
             self._cannot(f"{iso(at)}: {house}: {command.action}: {e}", e)
 

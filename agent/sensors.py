@@ -137,6 +137,10 @@ class Sensors:
                 return f"{name} is silent", from_ms(sensor.last_ms)
         return None
 
+    def names(self) -> list[str]:
+        """Return the sensors that were heard of lately."""
+        return list(self._sensors)
+
     def is_quiet(self, monotonic: float) -> bool:
         """Tell whether nothing has come from this house for a while of real time."""
         return monotonic - self._heard_monotonic >= SILENCE_S

@@ -163,3 +163,8 @@ def base_of(name: str) -> str:
 def signal_of(name: str) -> Signal:
     """Return the catalogue's entry for a signal or a numbered sensor of it; an unknown one is a plain gauge."""
     return CATALOGUE.get(base_of(name)) or Signal(name)
+
+
+def is_of(name: str, signal: str) -> bool:
+    """Tell whether a sensor is the one that ``signal`` names, or one of its kind."""
+    return signal in {name, base_of(name)}

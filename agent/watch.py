@@ -36,7 +36,7 @@ from agent.flock import HouseLife, day_number
 from agent.manifest import Judge, horizon_s
 from agent.rules import KINDS, kind_of, rule_by_default, rule_of
 from agent.sensors import TOLD_BY_PEOPLE, Sensors
-from agent.signals import base_of
+from agent.signals import base_of, is_of
 from agent.strains import strain_of
 from agent.window import FlockContext, Window
 
@@ -149,6 +149,7 @@ class HouseWatch:
         self._removed: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None  # made when it is asked for
         self._fresh = False
         self._doubted: set[str] = set()
+        self._serviced: dict[str, tuple[datetime, datetime]] = {}  # sensor or kind: from when to when not believed
 
     # --- what comes in
 
@@ -206,7 +207,8 @@ class HouseWatch:
         """Take which sensors are not believed because of their peers; all others are."""
         mine = {key.signal: doubt for key, doubt in doubts.items() if key.house == self.house}
         for name in self._doubted - mine.keys():
-            self.window.trust(name)
+            if self._service_of(name) is None:
+                self.window.trust(name)
             self._sensors.doubt(name, None)
         for name, doubt in mine.items():
             if name not in self._doubted:
@@ -238,9 +240,35 @@ class HouseWatch:
         self.life = self.life.after(change)
         self._removed = None
         self._fresh = True
+        if change.action == "service":
+            self.serve(change, change.at)
         if change.action == "end" and change.flock is not None:
             self.ended = change.flock
             self.fitness.end(change.flock, change.at)
+
+    def serve(self, change: FlockChange, at: datetime) -> None:
+        """Believe a sensor no more while somebody is at it; told again after a restart, if it is not over ``at``."""
+        signal = str(change.detail["signal"])
+        until = change.at + timedelta(seconds=int(str(change.detail["for_s"])))
+        if until <= at:
+            return
+        self._serviced[signal] = change.at, until
+        for name in self._sensors.names():
+            if is_of(name, signal):
+                self.window.doubt(name, to_ms(change.at) + 1)  # what it said up to now stays
+
+    def _service_of(self, name: str) -> tuple[datetime, datetime] | None:
+        """Return from when to when a sensor is being serviced; None where it is not."""
+        found = (span for signal, span in self._serviced.items() if is_of(name, signal))
+        return max(found, key=lambda span: span[1], default=None)
+
+    def _end_services(self, at: datetime) -> None:
+        over = [signal for signal, (_, until) in self._serviced.items() if until <= at]
+        for signal in over:
+            del self._serviced[signal]
+            for name in self._sensors.names():
+                if is_of(name, signal) and name not in self._doubted and self._service_of(name) is None:
+                    self.window.trust(name)
 
     def is_ready(self, at: datetime, monotonic: float) -> bool:
         """Tell whether ``at`` may be judged: readings have passed it, or there was real silence."""
@@ -342,6 +370,7 @@ class HouseWatch:
         """
         self._fresh = False
         changes = []
+        self._end_services(at)
         settled = flock_life.settle(self.house, self.life, at)
         if settled is not None:
             self._take(settled)
@@ -535,6 +564,9 @@ class HouseWatch:
 
     def _why_unknown(self, signal: str, at: datetime) -> str | None:
         """Return why a signal cannot be judged, where a sensor's fault is why."""
+        for served, (since, _) in self._serviced.items():
+            if is_of(served, signal):
+                return f"{served} is being serviced since {self._told_time(since, at)}"
         found = self._sensors.why_unknown(signal, at)
         return None if found is None else f"{found[0]} since {self._told_time(found[1], at)}"
 
@@ -576,6 +608,10 @@ class HouseWatch:
     def _sensors_evidence(self, at: datetime, monotonic: float) -> dict[str, Evidence]:
         """Return what the sensors show, of rules that stand or should."""
         evidence = self._sensors.evidence(at, monotonic)
+        for name in [name for name in evidence if self._serviced and kind_of(name) in _OF_SENSORS]:
+            sensor = name.partition("-")[2]
+            if self._service_of(sensor) is not None:
+                evidence[name] = Evidence(None, why=f"{sensor} is being serviced")
         return {name: found for name, found in evidence.items() if found.score or name in self.standings}
 
     # --- what goes out
@@ -722,6 +758,7 @@ class HouseWatch:
 
 
 _TOLD = {0.1, 0.5, 0.9}  # the quantiles that expectations and predictions are told by
+_OF_SENSORS = frozenset({"missing", "stuck", "disagree"})
 _MODELLED = frozenset({"deviation", "trend"})
 _MOVING = frozenset(WarningState) - {WarningState.NORMAL}
 _OUT_OF_COURSE = frozenset({WarningState.PENDING, *PUBLISHED_STATES})

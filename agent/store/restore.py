@@ -14,6 +14,7 @@ from agent.store.rows import (
     NEWER_READINGS,
     NEWEST_OF_FLOCK,
     NEWEST_OF_HOUSE,
+    SERVICES,
     fit_days,
     fit_flocks,
     meta_of,
@@ -49,6 +50,7 @@ class Restored:
     wear: str | None  # what ``agent.wear`` keeps
     commands: tuple[tuple[str, str, str], ...]  # (id, topic, answer) of the last 100, oldest first
     births: tuple[tuple[str, bytes], ...]  # topic and payload, as they were appended
+    services: tuple[FlockChange, ...]  # of sensors, that may not be over
     fitness_days: tuple[FitDay, ...]  # of the last weeks
     fitness_flocks: tuple[FitFlock, ...]
     shadow_standings: tuple[Standing, ...]
@@ -88,6 +90,7 @@ def restore(
             wear=meta.get("wear"),
             commands=tuple(reversed(commands)),
             births=tuple(db.execute("SELECT topic, payload FROM births ORDER BY topic")),
+            services=newest_changes(db, SERVICES),
             fitness_days=fit_days(db, max(newest_ms.values(), default=0) - FITNESS_MS),
             fitness_flocks=fit_flocks(db),
             shadow_standings=standings_of(db, "shadow_states"),

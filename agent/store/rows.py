@@ -113,6 +113,10 @@ NEWEST_OF_FLOCK = (
     "SELECT at_ms, action, house, state, document FROM flocks"
     " WHERE seq IN (SELECT max(seq) FROM flocks WHERE flock IS NOT NULL GROUP BY house, flock) ORDER BY seq"
 )
+SERVICES = (  # a service lasts a week at most
+    "SELECT at_ms, action, house, state, document FROM flocks"
+    " WHERE action = 'service' AND at_ms > (SELECT max(at_ms) FROM flocks) - 604800000 ORDER BY seq"
+)
 LATEST_PREDICTIONS = (  # SQLite takes the other columns from the row of the maximum
     "SELECT at_ms, house, flock, day_number, target, target_at_ms, horizon, p10, p50, p90, model, model_version,"
     " coverage, max(seq) FROM predictions WHERE seq > ? GROUP BY house, target, horizon ORDER BY house, target, horizon"

@@ -86,6 +86,7 @@ class Unstored:
             newest_ms=self._newest_ms,
             commands=(),
             births=known.births if known else (),
+            services=(),
             fitness_days=(),
             fitness_flocks=(),
             shadow_standings=(),

@@ -1,0 +1,91 @@
+"""Somebody is at a sensor: it is not believed meanwhile, nobody misses it, and a new one begins anew."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from agent.manifest import Feature
+from tests.unit.test_daemon import START, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+MEASURED = (Feature(signal="dead", aggregate="sum"),)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "data", {"house": [{"id": "house1", "signals": {"ammonia": {"agree_within": 5}}}]})
+    site.ask({"id": "p", "action": "place", "flock": "A1", "birds_placed": 10_000})
+    yield site
+    site.close()
+
+
+def ten_minutes(site: Site, times: int, **values: float) -> None:
+    """Let time pass, with a reading of each signal each five minutes."""
+    for _ in range(2 * times):
+        site.clock.wait(300)
+        payload: dict[str, Any] = {"at": site.clock.at.isoformat(), "temperature": 21 + 0.1 * (site._mid % 5), **values}
+        site.turn(site.message("skov/farm1/house1", payload))
+
+
+def dead(site: Site) -> float:
+    """Return the birds that the house knows to have died today."""
+    watch = site.agent.watches[0]
+    return sum(birds for _, birds in watch.window.day_totals(["dead"], START.date()))
+
+
+def test_what_a_sensor_says_while_somebody_is_at_it_is_not_believed(site: Site) -> None:
+    ten_minutes(site, 1, dead=1.0)
+    answer = site.ask({"id": "1", "action": "service", "signal": "dead", "for_s": 3600, "by": "Anna"})
+    assert (answer["ok"], answer["done"]) == (True, "service")
+    ten_minutes(site, 6, dead=50.0)
+    assert dead(site) == 2.0
+    ten_minutes(site, 2, dead=1.0)
+    assert 3.0 <= dead(site) <= 6.0  # believed again, from the instant after
+    assert site.rows("flocks")["action"] == ["place", "service"]
+
+
+def test_a_service_goes_on_after_a_restart_and_one_that_is_over_does_not(site: Site) -> None:
+    ten_minutes(site, 1, dead=1.0)
+    site.ask({"id": "1", "action": "service", "signal": "dead", "for_s": 7200})
+    ten_minutes(site, 3, dead=50.0)
+    site.restart()
+    ten_minutes(site, 3, dead=50.0)
+    assert dead(site) == 2.0
+    ten_minutes(site, 8, dead=1.0)
+    before = dead(site)
+    site.restart()
+    assert dead(site) == before
+
+
+def test_nobody_misses_a_sensor_that_is_being_serviced(site: Site) -> None:
+    ten_minutes(site, 30, ammonia=8.0)
+    site.ask({"id": "1", "action": "service", "signal": "ammonia", "for_s": 6 * 3600})
+    ten_minutes(site, 30)
+    assert "missing-ammonia" not in site.rows("warnings")["rule"]
+    ten_minutes(site, 18)
+    assert "missing-ammonia" in site.rows("warnings")["rule"]  # it did not come back
+
+
+def test_a_sensor_that_was_replaced_forgets_how_the_old_one_was(site: Site) -> None:
+    ten_minutes(site, 12, ammonia=8.0)
+    for number in range(12):
+        ten_minutes(site, 1, **{"ammonia-1": 10.0 + number % 3, "ammonia-2": 10.5 + number % 3})
+    peers = site.agent.peers._peer_of
+    known = [key for key in peers if key.signal == "ammonia-2"]
+    assert peers[known[0]].usual is not None
+    assert site.agent.quality.rhythm_s(known[0]) == 300.0
+    answer = site.ask({"id": "1", "action": "service", "signal": "ammonia-2", "for_s": 0, "replaced": True})
+    assert answer["ok"]
+    assert peers[known[0]].usual is None
+    assert site.agent.quality.rhythm_s(known[0]) is None
+    other = next(key for key in peers if key.signal == "ammonia-1")
+    assert peers[other].usual is not None
+    ten_minutes(site, 3, **{"ammonia-1": 10.0, "ammonia-2": 14.0})
+    assert site.agent.quality.rhythm_s(known[0]) == 300.0
