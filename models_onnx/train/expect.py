@@ -19,7 +19,7 @@ import numpy as np
 from agent.manifest import BUCKET_S, DAY_S, Feature, Grid, InputSpec, Judge, Output
 from agent.predict import Model
 from models_onnx.train.bundle import Head as ManifestHead
-from models_onnx.train.bundle import digest_of, for_selftest, manifest_text, said_by, write_bundle
+from models_onnx.train.bundle import digest_of, for_selftest, manifest_text, reference_of, said_by, write_bundle
 from models_onnx.train.card import expect_card
 from models_onnx.train.data import Farms, Wanted, samples_of
 from models_onnx.train.graph import Graph
@@ -454,4 +454,5 @@ def build(job: Job) -> Bundle:
         limit = limits[name]
         job.say(f"{NAME} {name}: limits {limit.low} and {limit.high}, false per house-day {below:.4f} and {above:.4f}")
     manifest = manifest_text(replace(head, metrics=metrics), INPUTS, outputs_of(limits))
-    return write_bundle(directory, model, manifest, tested, expect_card(len(samples), farms, by, metrics, limits))
+    card = expect_card(len(samples), farms, by, metrics, limits)
+    return write_bundle(directory, model, manifest, tested, card, reference_of(INPUTS, samples.tensors, samples.flock))

@@ -16,7 +16,7 @@ from agent.manifest import DAY_S, Feature, Grid, InputSpec, Output
 from agent.predict import Model
 from agent.strains import COBB_500, ROSS_308
 from agent.window import curves_of
-from models_onnx.train.bundle import Head, digest_of, for_selftest, manifest_text, said_by, write_bundle
+from models_onnx.train.bundle import Head, digest_of, for_selftest, manifest_text, reference_of, said_by, write_bundle
 from models_onnx.train.card import weight_card
 from models_onnx.train.data import Farms, Wanted, samples_of
 from models_onnx.train.graph import Graph
@@ -229,4 +229,5 @@ def build(job: Job) -> Bundle:
     inside = (truth >= said[:, :, 0]) & (truth <= said[:, :, 2])
     metrics["interval80"] = round(float(inside[np.isfinite(truth)].mean()), 3)
     manifest = manifest_text(replace(head, metrics=metrics), INPUTS, OUTPUTS)
-    return write_bundle(directory, model, manifest, tested, weight_card(len(samples), farms, by, metrics))
+    card = weight_card(len(samples), farms, by, metrics)
+    return write_bundle(directory, model, manifest, tested, card, reference_of(INPUTS, samples.tensors, samples.flock))

@@ -105,7 +105,19 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Path:
             warnings=WARNINGS,
             predictions=PREDICTIONS,
             flock_changes=[FlockChange(NOW, "end", "house1", HouseState.EMPTY, FLOCK)],
-            events=[Event(NOW, "start")],
+            events=[
+                Event(
+                    NOW - timedelta(hours=1),
+                    "label",
+                    "house1",
+                    "water",
+                    ROSE,
+                    None,
+                    {"label": "reject", "warning": "w1"},
+                ),
+                Event(NOW, "label", "house1", "water", ROSE, None, {"label": "confirm", "warning": "w1"}),
+                Event(NOW, "start"),
+            ],
         )
     with (
         StoreReader.open(folder / "house.db") as rows,
@@ -142,6 +154,12 @@ def test_the_climate_query_answers_for_each_house(lake: Path) -> None:
 def test_the_warnings_query_tells_when_it_rose_and_cleared_and_who_saw_it(lake: Path) -> None:
     assert _asked(_the("warnings"), lake) == [
         {"house": "house1", "rule": "deviation-water", "rose": ROSE, "cleared": CLEARED, "seen_by": "anna"}
+    ]
+
+
+def test_the_labels_query_takes_the_last_word(lake: Path) -> None:
+    assert _asked(_the("what people said"), lake) == [
+        {"rule": "deviation-water", "confirmed": 1, "rejected": 0, "raised": 1}
     ]
 
 

@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 from agent.cli import build_parser
-from agent.commands import Acknowledge, Command, End, Place, Record, Shelve, State, Thin, Unshelve
+from agent.commands import (
+    Acknowledge,
+    Command,
+    Confirm,
+    End,
+    Place,
+    Record,
+    Reject,
+    Service,
+    Shelve,
+    State,
+    Thin,
+    Unshelve,
+)
 from agent.config import Config
 from agent.domain import About, HouseState, Quality, TimeQuality, WarningState
 from agent.rules import KINDS
@@ -113,7 +126,9 @@ def test_every_key_of_a_warning_stands_in_the_docs() -> None:
     assert not {key for key in keys if f"`{key}`" not in text_of("docs/mqtt.md")}
 
 
-@pytest.mark.parametrize("command", [Acknowledge, Shelve, Unshelve, Place, Record, Thin, State, End])
+@pytest.mark.parametrize(
+    "command", [Acknowledge, Shelve, Unshelve, Confirm, Reject, Place, Record, Thin, State, Service, End]
+)
 def test_every_command_stands_in_the_docs_with_all_that_it_takes(command: type[Command]) -> None:
     (action,) = command.model_fields["action"].annotation.__args__  # type: ignore[union-attr]  # a Literal of one word
     said = [line for line in text_of("docs/mqtt.md").splitlines() if f'"action": "{action}"' in line]
