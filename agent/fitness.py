@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 COUNTED_EVERY_S = 3_600
 STORED_EVERY_S = 6 * 3_600
 """So much of the counts a crash may cost."""
+EPOCH = from_ms(0)
 KEPT_DAYS = 15  # the longest lead of a prediction that is scored, and today
 NOMINAL = 0.8  # of what lies between p10 and p90
 DAY_COUNTS = 4
@@ -126,6 +127,7 @@ class Fitness:
         self._lives: dict[str, _Life] = {}
         self._changed: set[str] = set()
         self._events: list[Event] = []
+        self._at, self._since_s = EPOCH, 0.0  # the last instant that was asked for, and how late in its day it was
 
     def restore(self, days: Iterable[FitDay], flocks: Iterable[FitFlock]) -> None:
         """Take back what was stored of this house, days in their order; others' are passed over."""
@@ -357,7 +359,9 @@ class Fitness:
 
     def _since(self, at: datetime) -> float:
         """Return the seconds of the farm day so far."""
-        return (at - self._days.start_of(self._days.date_of(at))).total_seconds()
+        if at != self._at:
+            self._at, self._since_s = at, (at - self._days.start_of(self._days.date_of(at))).total_seconds()
+        return self._since_s
 
 
 def _is_off(counts: float, inside: float, least: int, *, was: bool) -> bool:
