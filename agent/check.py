@@ -119,7 +119,7 @@ def _models(config: Config) -> Iterator[Finding]:
     except InputError as e:
         yield Finding("bad", "models", str(e))
         return
-    for wanted in config.models.use:
+    for wanted in (*config.models.use, *config.models.shadow):
         look = partial(_load, root, wanted, config.models.threads)
         yield _tried("models", f"{wanted} loads and passes its self-test", look)
 

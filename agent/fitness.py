@@ -161,6 +161,8 @@ class Fitness:
         self, model: str, specs: Iterable[InputSpec], tensors: Mapping[str, NDArray[np.generic]], at: datetime, age: int
     ) -> None:
         """Count what a model was fed at ``at``, of a flock ``age`` days old."""
+        if self._since(at) % STORED_EVERY_S < COUNTED_EVERY_S:
+            self._changed.add(model)
         reference, life = self._references.get(model), self._lives.get(model)
         today = life.today if life else None
         if reference is None or today is None:
@@ -171,12 +173,11 @@ class Fitness:
             if known is None:
                 continue
             found = known.bins_of(today.band, newest_row(tensors[spec.name], spec))
-            if spec.name not in today.counts:
-                today.counts[spec.name] = np.zeros(known.share.shape[1:], np.int64)
+            shape = known.share.shape[1:]
+            if spec.name not in today.counts or today.counts[spec.name].shape != shape:  # of a reference since replaced
+                today.counts[spec.name] = np.zeros(shape, np.int64)
             which = np.flatnonzero(found >= 0)
             today.counts[spec.name][which, found[which]] += 1
-        if self._since(at) % STORED_EVERY_S < COUNTED_EVERY_S:
-            self._changed.add(model)
 
     def hold(self, rule: str, evidence: Evidence, horizon: timedelta, at: datetime) -> None:
         """Count whether what was measured lay in its band, once in each ``horizon``."""
@@ -314,7 +315,8 @@ class Fitness:
         since_ms = to_ms(self._days.start_of(today - timedelta(days=WEEK_DAYS - 1)))
         week = [day for day in life.days if day.start_ms >= since_ms]
         for name, known in (reference.inputs if reference else {}).items():
-            counted = [(day.band, np.array(day.counts[name], np.int64)) for day in week if name in day.counts]
+            counts = [(day.band, np.array(day.counts[name], np.int64)) for day in week if name in day.counts]
+            counted = [(band, of) for band, of in counts if of.shape == known.share.shape[1:]]
             if not counted:
                 continue
             found = known.index_of(counted).tolist()

@@ -256,6 +256,17 @@ def test_a_new_flock_begins_anew(reference: Reference) -> None:
     assert fitness.troubles() == {}
 
 
+def test_counts_by_a_reference_of_another_shape_are_passed_over(reference: Reference) -> None:
+    fitness = Fitness("house1", DAYS, {MODEL: reference})
+    days = [
+        FitDay("house1", MODEL, int((START + day * DAY).timestamp() * 1000), "A1", counts={"x": [[50, 0, 0]]})
+        for day in range(7)
+    ]
+    fitness.restore(days, [FitFlock("house1", MODEL, "A1", 0)])
+    events, _ = live(fitness, 3, first_day=6)
+    assert events == []
+
+
 def test_what_is_stored_of_another_house_is_passed_over() -> None:
     fit = FitFlock("house2", MODEL, "A1", 0, drifted={"x": 0.3}, drift={"x": 1.0})
     fitness = Fitness("house1", DAYS, {})

@@ -122,6 +122,30 @@ def test_only_warnings_of_its_own_models_are_a_shadows(farm: Farm) -> None:
     assert "silent" not in farm.rows("shadow_warnings")["rule"]
 
 
+def test_how_models_fit_is_kept_and_shown_of_those_on_trial_too(
+    farm: Farm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    farm.hours(49, 50.0)
+    with StoreReader.open(farm.config.data.house_db) as reader:
+        fits = {fit.model: fit for fit in reader.fitness()}
+    assert set(fits) == {"usual/1.0.0", "usual/1.1.0"}
+    assert fits["usual/1.0.0"].held == fits["usual/1.1.0"].held
+    toml = tmp_path / "agent.toml"
+    models = farm.config.models
+    toml.write_text(
+        f'[data]\ndirectory = "{farm.config.data.directory}"\n[models]\ndirectory = "{models.directory}"\n'
+        'use = ["usual/1.0.0"]\nshadow = ["usual/1.1.0"]\n'
+    )
+    assert main(["model", "list", "--config", str(toml)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert [line.endswith("on trial") for line in shown if line.startswith("usual/")] == [False, True]
+    assert "  house1, flock A1: drift not known" in shown[1]
+    assert main(["model", "list", "--json", "--config", str(toml)]) == 0
+    assert [value["shadow"] for value in json.loads(capsys.readouterr().out)] == [False, True]
+    assert main(["check", "--json", "--config", str(toml)]) == 1  # no broker
+    assert "usual/1.1.0 loads and passes its self-test" in capsys.readouterr().out
+
+
 def test_what_is_in_use_cannot_be_on_trial_and_of_each_task_there_is_one(models: Path) -> None:
     settings = {"directory": models, "use": ["usual/1.0.0"], "shadow": ["usual/1.0.0"]}
     config = Config.model_validate({"models": settings})
