@@ -68,14 +68,16 @@ class Summary:
     predictions: int = 0
     seconds: float = 0.0
     blank: int = 0  # rows without a value
+    noticed: Sequence[str] = ()  # of the models: drift, bands that do not hold
 
     def __str__(self) -> str:
-        """Return the figures on one line."""
+        """Return the figures on one line, and what was noticed on others."""
         rate = self.readings / self.seconds if self.seconds else 0.0
         return (
             f"{self.readings:,} readings in {self.seconds:.1f} s ({rate:,.0f}/s), {self.instants:,} instants judged: "
             f"{self.warnings:,} warnings, {self.predictions:,} predictions"
             + (f"; {self.blank:,} rows without a value" if self.blank else "")
+            + "".join(f"\n{line}" for line in self.noticed)
         )
 
 
@@ -117,6 +119,7 @@ class _Results:
         self._raised: list[_Raised] = []
         self._standing: dict[tuple[str, str], _Raised] = {}
         self.prediction_count = 0
+        self.noticed: list[str] = []
         self._warnings = self._table(folder / "warnings.csv", WARNINGS_HEADER, stack)
         self._predictions = self._table(folder / "predictions.csv", PREDICTIONS_HEADER, stack)
         self._quality = self._table(folder / "quality.csv", QUALITY_HEADER, stack)
@@ -132,6 +135,11 @@ class _Results:
         """Take what one house's judgement brought."""
         for event in outcome.warnings:
             self._warning(event)
+        for noticed in outcome.events:
+            if noticed.kind in {"drift", "coverage"}:
+                self.noticed.append(
+                    f"{iso(noticed.at)} {noticed.house} {noticed.detail['model']}: {noticed.detail['reason']}"
+                )
         told: set[tuple[str, date]] = set()  # the slaughter day may be in two days: that is said once
         for made in outcome.predictions:
             target_on = self._config.site.days.date_of(made.target_at)
@@ -360,7 +368,7 @@ def replay(
         observed, judged = played.run(recording, commands, results, max(last, default=datetime.fromtimestamp(0, UTC)))
         warnings = results.finish()
     took = time.monotonic() - began
-    return Summary(observed, judged, warnings, results.prediction_count, took, recording.skipped_blank)
+    return Summary(observed, judged, warnings, results.prediction_count, took, recording.skipped_blank, results.noticed)
 
 
 def _commands(

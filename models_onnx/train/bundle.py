@@ -181,7 +181,8 @@ def reference_of(
             continue  # what it holds depends on the horizon that is run
         values = np.asarray(tensors[spec.name][:, -1] if spec.grid else tensors[spec.name], np.float64)
         compared = [name not in NOT_COMPARED for name in columns_of(spec)]
-        found = _histograms(np.where(compared, values, np.nan), band, day, flock)
+        ageless = np.array([name.startswith("outside_") for name in columns_of(spec)])  # the weather has no age
+        found = _histograms(np.where(compared, values, np.nan), band, day, flock, ageless)
         for name, array in ((EDGES, found.edges), (SHARE, found.share), (USUAL, found.usual)):
             arrays[name + spec.name] = array.astype(np.float32)
     return arrays
@@ -197,14 +198,21 @@ def _ages(specs: Sequence[InputSpec], tensors: Mapping[str, NDArray[np.float32]]
 
 
 def _histograms(
-    values: NDArray[np.float64], band: NDArray[np.intp], day: NDArray[np.int64], flock: NDArray[np.int64]
+    values: NDArray[np.float64],
+    band: NDArray[np.intp],
+    day: NDArray[np.int64],
+    flock: NDArray[np.int64],
+    ageless: NDArray[np.bool_],
 ) -> Histograms:
-    """Return the histograms of some columns, [n, columns], and what single flocks make of them within a week."""
+    """Return the histograms of some columns, [n, columns], and what single flocks make of them within a week.
+
+    ``ageless`` columns have the same one in every band.
+    """
     bands, columns, bins = len(BANDS_END) + 1, values.shape[1], len(BIN_EDGES) + 1
     edges = np.full((bands, columns, bins - 1), np.nan)
     for b in range(bands):
         for c in range(columns):
-            known = values[band == b, c]
+            known = values[:, c] if ageless[c] else values[band == b, c]
             known = known[np.isfinite(known)]
             if len(known) >= LEAST_TO_BIN:
                 # as the file holds them: what lies on an edge must fall on the same side there
@@ -219,6 +227,7 @@ def _histograms(
         np.add.at(counts, (flock[of_band][row], day[of_band][row], column, found[row, column]), 1)
     band_of_day = np.searchsorted(BANDS_END, np.arange(counts.shape[1]), side="right")
     whole = np.stack([counts[:, band_of_day == b].sum(axis=(0, 1)) for b in range(bands)])
+    whole[:, ageless] = whole[:, ageless].sum(axis=0)
     share = (whole / np.maximum(whole.sum(axis=2, keepdims=True), 1)).astype(np.float32).astype(np.float64)
     known_share = Histograms(edges, share, blank.usual)
     usual = blank.usual
@@ -226,6 +235,7 @@ def _histograms(
         for last in range(len(of_flock)):
             week = range(max(0, last - WEEK_DAYS + 1), last + 1)
             usual = np.fmax(usual, known_share.index_of((int(band_of_day[d]), of_flock[d]) for d in week))
+    edges[:, np.isnan(usual)] = np.nan  # a week of training had too few values to say what is usual
     return Histograms(edges, share, usual)
 
 

@@ -168,6 +168,8 @@ WRONG_WORDS = {
     "a time without zone": (("flock", "end", "house1", "--at", "2026-01-01T10:00"), ["--at", "has no zone"]),
     "an unknown state": (("flock", "state", "house1", "asleep"), ["asleep", "catching"]),
     "the dead without number": (("flock", "record", "house1"), ["--dead"]),
+    "a service without end": (("flock", "service", "house1", "ammonia"), ["--for-s"]),
+    "a service of weeks": (("flock", "service", "house1", "ammonia", "--for-s", "9999999"), ["for_s", "604800"]),
     "a house with spaces": (("flock", "state", "house 1", "active"), ["house 1"]),
 }
 
