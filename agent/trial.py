@@ -150,7 +150,6 @@ class _Warning:
 class _Kept:
     """The warnings that rose in a replay."""
 
-    since: datetime
     raised: list[_Warning] = field(default_factory=list)
     standing: dict[tuple[str, str], _Warning] = field(default_factory=dict)
 
@@ -164,8 +163,7 @@ class _Kept:
                 by = event.standing.evidence
                 model = f"{by.model}/{by.model_version}" if by is not None and by.model else None
                 self.standing[key] = new = _Warning(*key, event.standing.flock, event.at, event.text, model)
-                if event.at >= self.since:
-                    self.raised.append(new)
+                self.raised.append(new)
             elif known is not None and not shown:
                 known.over_at = event.at
                 del self.standing[key]
@@ -220,7 +218,7 @@ def trial(
         first = history.days[:1]
         replay = _TrialReplay(config, beside, chosen, tried)
         replay.noted = []
-        before, after = _Kept(since), _Kept(since)
+        before, after = _Kept(), _Kept()
         commands = _commands(config, chosen, begin, told)
         _, instants = replay.run(history, commands, before, until, begin=begin, apart=after)
     if not history.count:
@@ -239,7 +237,7 @@ def trial(
         "instants": instants,
         "gaps": [*_gaps(history, chosen, since, until), *rolled],
         "left_out": [*history.left_out, *told.left_out, *replay.noted],
-        "warnings": _compared(before.raised, after.raised, labels, str(incumbent)),
+        "warnings": _compared(before.raised, after.raised, labels, str(incumbent), since),
         "weight": _weights(replay, incumbent, candidate, since),
         "runs": {str(model): _runs(model) for model in (*beside.models, *tried.models)},
         "failed": replay.shadows.dropped.get(str(candidate)) or _failed(tried.models[0]),
@@ -377,35 +375,40 @@ def _day(day: int) -> str:
 
 
 def _compared(
-    before: Sequence[_Warning], after: Sequence[_Warning], labels: Sequence[Raised], incumbent: str
+    before: Sequence[_Warning], after: Sequence[_Warning], labels: Sequence[Raised], incumbent: str, since: datetime
 ) -> dict[str, Any]:
-    """Return the warnings that the candidate gained, lost and changed; those of no model are the same for both."""
+    """Return the warnings that the candidate gained, lost and changed; those of no model are the same for both.
+
+    What rose before ``since``, while the windows filled, counts only beside what rose after it.
+    """
     rules = {one.rule for one in after} | {one.rule for one in before if one.model == incumbent}
-    old, new = ([one for one in each if one.rule in rules] for each in (before, after))
-    left = list(new)
-    gained, lost, changed, same = [], [], [], 0
+    old, left = ([one for one in each if one.rule in rules] for each in (before, after))
+    counts = {"incumbent": _since(old, since), "candidate": _since(left, since), "same": 0}
+    lost, changed = [], []
     for one in old:
         near = [
-            other
-            for other in left
+            (abs(other.raised_at - one.raised_at), number)
+            for number, other in enumerate(left)
             if (other.house, other.rule) == (one.house, one.rule)
-            and abs(other.raised_at - one.raised_at) <= SAME_WITHIN
         ]
-        if not near:
-            lost.append(_row(one, labels))
+        distance, nearest = min(near, default=(SAME_WITHIN * 2, -1))
+        if distance > SAME_WITHIN:
+            lost += [_row(one, labels)] if one.raised_at >= since else []
             continue
-        other = min(near, key=lambda o: abs(o.raised_at - one.raised_at))
-        left.remove(other)
-        by = other.raised_at - one.raised_at
-        if abs(by) < CHANGED_BY:
-            same += 1
+        other = left.pop(nearest)
+        if max(one.raised_at, other.raised_at) < since:
+            continue
+        if distance < CHANGED_BY:
+            counts["same"] += 1
         else:
-            changed.append(
-                {**_row(other, labels), "was_raised_at": iso(one.raised_at), "later_by_s": by.total_seconds()}
-            )
-    gained = [_row(one, labels) for one in left]
-    counts = {"incumbent": len(old), "candidate": len(new), "same": same}
+            later_s = (other.raised_at - one.raised_at).total_seconds()
+            changed.append({**_row(other, labels), "was_raised_at": iso(one.raised_at), "later_by_s": later_s})
+    gained = [_row(one, labels) for one in left if one.raised_at >= since]
     return {**counts, "gained": gained, "lost": lost, "changed": changed}
+
+
+def _since(warnings: Iterable[_Warning], since: datetime) -> int:
+    return sum(one.raised_at >= since for one in warnings)
 
 
 def _row(one: _Warning, labels: Sequence[Raised]) -> dict[str, Any]:

@@ -419,7 +419,7 @@ class HouseWatch:
                 self.fitness.feed(model, result.manifest.input, result.inputs.tensors, at, age)
         for name, evidence in expected.items():
             rule = self._rule(name)
-            if rule is not None and self._applies(rule, at):
+            if rule is not None and name in self._spans and self._applies(rule, at):
                 self.fitness.hold(name, evidence, self._spans[name], at)
         self.fitness.predict(predictions)
 
