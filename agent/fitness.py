@@ -253,15 +253,18 @@ class Fitness:
         return list(life.past.values()) if life else []
 
     def troubles(self) -> dict[str, list[str]]:
-        """Return what lasts, for health: ``drift`` and ``coverage``, each in words."""
+        """Return what lasts, for health: ``drift`` and ``coverage``, in words that stay the same while it does."""
         found: dict[str, list[str]] = {}
         for model, life in self._lives.items():
             if life.flock is None:
                 continue
+            where = f"{model} in {self._house}"
             if life.flock.drifted:
-                found.setdefault("drift", []).append(f"{model} in {self._house}: {_drift_words(life.flock)}")
+                found.setdefault("drift", []).append(
+                    f"{where} is fed what its training never saw: {_named(life.flock.drifted)}"
+                )
             if life.flock.off:
-                found.setdefault("coverage", []).append(f"{model} in {self._house}: {_off_words(life.flock.off)}")
+                found.setdefault("coverage", []).append(f"{where}: its bands do not hold: {_named(life.flock.off)}")
         return found
 
     # --- how it is judged
@@ -386,6 +389,11 @@ def _value(score: Score) -> dict[str, object]:
         "p50": round(score.p50, 1),
         "p90": round(score.p90, 1),
     }
+
+
+def _named(those: Iterable[str]) -> str:
+    names = sorted(those)
+    return ", ".join(names[:LONGEST_TOLD]) + (" …" if len(names) > LONGEST_TOLD else "")
 
 
 def _drift_words(flock: FitFlock) -> str:
