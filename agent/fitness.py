@@ -6,7 +6,7 @@ Counted on what runs anyway, by farm day, in event time: the same in replay. Of 
   over, the last seven are held against what training was fed at these ages (``agent.reference``).
 - **coverage**: whether what was measured lay within p10 to p90, once in each horizon, so that no stretch of time is
   counted twice. Over the flock so far; the hours of a day are no independent witnesses, so a day counts as
-  ``DAY_COUNTS`` at most. Out of course is what chance alone would bring less than once in a thousand.
+  ``DAY_COUNTS`` at most. What is told is far off, and chance alone would bring it less than once in a thousand.
 - **error**: when a flock has left and its slaughter weight was told, what was predicted for that day before.
 
 Each kind is told once for each flock; a state that has begun ends only well inside its limit.
@@ -49,6 +49,7 @@ DAY_COUNTS = 4
 LEAST_COUNTS = 7 * DAY_COUNTS  # our judgement: a week
 LEAST_FLOCKS = 5  # our judgement: of fewer flocks a share says nothing
 UNLIKELY, LIKELY_AGAIN = 0.001, 0.01  # our judgement: judged daily for 40 days, and few flocks are told of by chance
+FAR_OFF, NEAR_AGAIN = 0.15, 0.10  # our judgement: a band that holds 90 % in one house is no use to tell
 DRIFT_OVER = 0.8  # of the limit: what drifted has come back
 SCORED_LEADS = (1, 2, 5, 7, 14)  # days before slaughter
 TARGET = "weight_g"
@@ -370,9 +371,11 @@ class Fitness:
 
 
 def _is_off(counts: float, inside: float, least: int, *, was: bool) -> bool:
-    """Tell whether a share within p10 to p90 is what chance hardly brings; once it was, until it is likely again."""
+    """Tell whether a share is far off, and chance hardly brings it; once it was, until it is near again."""
     n, k = round(counts), round(inside)
-    return n >= least and tail_of(n, k) < (LIKELY_AGAIN if was else UNLIKELY)
+    if n < least or abs(inside / counts - NOMINAL) < (NEAR_AGAIN if was else FAR_OFF):
+        return False
+    return tail_of(n, k) < (LIKELY_AGAIN if was else UNLIKELY)
 
 
 def tail_of(n: int, k: int, p: float = NOMINAL) -> float:

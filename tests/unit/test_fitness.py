@@ -145,6 +145,9 @@ def test_bands_that_hold_are_silent_and_those_that_do_not_are_told_once(referenc
     holds = Fitness("house1", DAYS, {MODEL: reference})
     events, _ = live(holds, 40, inside=lambda _: chance.random() < NOMINAL)
     assert events == []
+    wide = Fitness("house1", DAYS, {MODEL: reference})
+    events, _ = live(wide, 40, inside=lambda _: chance.random() < 0.91)
+    assert events == []  # beyond chance, and no matter
     narrow = Fitness("house1", DAYS, {MODEL: reference})
     events, _ = live(narrow, 40, inside=lambda _: chance.random() < 0.5)
     assert [event.kind for event in events] == ["coverage"]
