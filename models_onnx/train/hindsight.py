@@ -11,6 +11,7 @@ import numpy as np
 
 from agent.commands import End, parse_flock_command
 from agent.domain import HouseState, WarningState
+from agent.export import command_of
 from agent.manifest import horizon_s
 from agent.predict import Due, Predictor
 from agent.replay import Replay
@@ -86,28 +87,14 @@ def commands_of(changes: Iterable[dict[str, Any]]) -> list[Told]:
     found: list[Told] = []
     placed: set[tuple[str, str]] = set()
     for row in changes:
-        house, flock, detail = row["house"], row["flock"], json.loads(row["detail"] or "{}")
-        facts = {name: row[name] for name in FACTS if row[name] is not None}
-        said: dict[str, Any]
-        match row["action"]:
-            case "place":
-                said = facts
-            case "record":
-                said = {name: detail[name] for name in ("date", "dead", "culled")}
-            case "thin":
-                said = {name: detail[name] for name in ("at", "birds")}
-            case "end":
-                said = {"at": row["ended_at"].isoformat(), "slaughter_weight_g": row["slaughter_weight_g"]}
-            case "state" if "reason" not in detail:  # what time alone brought, it brings again
-                said = {"state": row["state"]}
-            case _:
-                continue
-        if row["action"] == "place":
+        house, flock = row["house"], row["flock"]
+        if (flock is not None and (house, flock) not in placed) or row["action"] == "place":
             placed.add((house, flock))
-        elif flock is not None and (house, flock) not in placed:
-            placed.add((house, flock))
+            facts = {name: row[name] for name in FACTS}
             found.append((row["at"], house, _command({"action": "place", "flock": flock, **facts})))
-        found.append((row["at"], house, _command({"action": row["action"], "flock": flock, **said})))
+        said = command_of(row, row["ended_at"])
+        if said is not None:
+            found.append((row["at"], house, _command(said)))
     return found
 
 
