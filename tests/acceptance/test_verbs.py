@@ -438,6 +438,8 @@ def test_without_an_agent_a_command_is_queued_and_done_later(
     assert gateway.agent().stop() == 0
     told = real("flock", "place", "house1", "--flock", "A1", "--birds", "20000", "--config", gateway.config)
     assert_one_message(told, 1, "queued, the agent is not running")
+    asked = real("warning", "acknowledge", "house1", "deviation-water", "--config", gateway.config)
+    assert_one_message(asked, 1, "queued, the agent is not running")
     gateway.agent()
     until(lambda: gateway.count("flocks"), "the queued command is done")
     assert [(row["action"], row["flock"]) for row in gateway.rows("flocks")] == [("place", "A1")]
@@ -549,6 +551,12 @@ def test_the_verbs_of_a_running_farm(farm: Gateway) -> None:
     text = fine("status")
     assert "broker   connected" in text
     assert "stuck-temperature" in text
+
+    stuck = next(warning for warning in status["warnings"] if warning["rule"] == "stuck-temperature")
+    place = (stuck["house"], "stuck-temperature")
+    assert stuck["text"] in fine("warning", "show", *place)
+    assert fine("warning", "confirm", *place, "--by", "Anna") == f"{': '.join(place)}: confirm done: {stuck['id']}\n"
+    assert json.loads(fine("warning", "stats", "--json"))["rules"]["stuck-temperature"]["confirmed"] == 1
 
     [warning] = [w for w in json.loads(fine("warning", "list", "--json")) if w["rule"] == "stuck-temperature"]
     assert (warning["house"], warning["state"], warning["signal"]) == ("house2", "active", "temperature")
