@@ -122,7 +122,7 @@ def _models(config: Config) -> Iterator[Finding]:
         return
     for wanted in (*config.models.use, *config.models.shadow):
         look = partial(_load, root, wanted, len(config.house))
-        yield _tried("models", f"{wanted} loads, passes its self-test and is quick enough", look)
+        yield _tried("models", f"{wanted} loads and passes its self-test, within its limits", look)
 
 
 def _load(root: Path, wanted: str, houses: int) -> Rehearsal:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from agent.commands import FlockCommand
     from agent.config import Config
     from agent.domain import Opinion, QualityInterval, Score, WarningEvent, WarningState
-    from agent.predict import Predictor
     from agent.readings import Readings
     from agent.replay_files import RecordedFlock, Recording
     from agent.watch import Outcome

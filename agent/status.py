@@ -249,11 +249,13 @@ def model_lines(values: Iterable[Mapping[str, Any]]) -> list[str]:
     lines = []
     for v in values:
         parts = [v["bundle"], v["task"] or "-", v["licence"] or "-", v["directory"] or "-"]
-        parts += ["on trial"] if v["shadow"] else []
-        parts += [v["state"].replace("_", " ")] if v["state"] != "ok" else []
+        if v["state"] in {"refused", "set_aside"}:
+            parts.append(v["state"].replace("_", " "))
         if v["runs"] and (v["runs"]["slow"] or v["runs"]["failed"]):
             parts.append(f"of {v['runs']['runs']:,} runs {v['runs']['slow']:,} slow, {v['runs']['failed']:,} failed")
-        lines.append("\t".join([*parts, *([v["why"]] if v["why"] else [])]))
+        parts += [v["why"]] if v["why"] else []
+        parts += ["on trial"] if v["shadow"] else []
+        lines.append("\t".join(parts))
         lines += fitness_lines(v["fitness"])
     return lines or ["no bundle is used"]
 

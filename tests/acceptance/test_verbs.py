@@ -401,7 +401,7 @@ def test_a_bundle_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.Capt
     config.write_text(f'[models]\ndirectory = "{tmp_path}"\nuse = ["taste"]\n')
     told = run(capsys, "model", "list", "--config", config)
     assert (told.code, told.err) == (1, "")
-    assert re.match(r"taste\t-\t-\trefused\t-\t.*there is no bundle 'taste' .*correct \[models\] use", told.out)
+    assert re.match(r"taste\t-\t-\t-\trefused\t.*there is no bundle 'taste' .*correct \[models\] use", told.out)
 
 
 # --- nobody there -----------------------------------------------------------------------------------------------------
