@@ -6,13 +6,14 @@ import json
 from typing import TYPE_CHECKING
 
 from agent.alerts import alert, iso
+from agent.domain import from_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from agent.bus import Bus
-    from agent.domain import Prediction
+    from agent.domain import Opinion, Prediction, Score
     from agent.topics import Topics
     from agent.watch import HouseWatch, Outcome
 
@@ -29,6 +30,7 @@ class Board:
         self._targets = frozenset(targets)
         self._shown: dict[str, bytes] = {}  # our retained topics as we last published them
         self._predicted: dict[str, bytes] = {}
+        self._scores: dict[tuple[str, str], dict[str, Score]] = {}  # by house and model: of each sensor the newest
         self._raised: set[str] = set()  # warnings that another one has shown
         self._heartbeat_due = monotonic
 
@@ -37,13 +39,21 @@ class Board:
         self._raised = {topic for topic in before._shown if topic.split("/")[-2] == "warning"} | before._raised
 
     def note(self, outcome: Outcome) -> None:
-        """Take the newest predictions of a house: one payload for each target."""
+        """Take what models said of a house: one payload for each target, and for each model that scores readings."""
         by_target: dict[str, list[Prediction]] = {}
         for prediction in outcome.predictions:
             by_target.setdefault(prediction.target, []).append(prediction)
         for target, made in by_target.items():
             topic = self._topics.prediction(outcome.house, target)
             self._predicted[topic] = json.dumps(_prediction_value(made)).encode()
+        for opinion in outcome.opinions:
+            topic = self._topics.prediction(outcome.house, opinion.target)
+            self._predicted[topic] = json.dumps(_opinion_value(opinion)).encode()
+        for model in {score.model for score in outcome.scores}:
+            scores = self._scores.setdefault((outcome.house, model), {})
+            scores |= {score.signal: score for score in outcome.scores if score.model == model}
+            topic = self._topics.prediction(outcome.house, model)
+            self._predicted[topic] = json.dumps(_scores_value(model, scores)).encode()
 
     def show(self, watches: Sequence[HouseWatch], at: datetime, monotonic: float, *, anew: bool) -> None:
         """Bring the retained topics to what stands at ``at``, the last judged instant."""
@@ -107,4 +117,40 @@ def _prediction_value(made: Sequence[Prediction]) -> dict[str, object]:
             }
             for p in made
         ],
+    }
+
+
+def _opinion_value(opinion: Opinion) -> dict[str, object]:
+    return {
+        "target": opinion.target,
+        "house": opinion.house,
+        "flock": opinion.flock,
+        "day_number": opinion.day_number,
+        "made_at": iso(opinion.made_at),
+        "model": opinion.model,
+        "model_version": opinion.model_version,
+        "coverage": round(opinion.coverage, 3),
+        "meaning": opinion.meaning,
+        "unit": opinion.unit,
+        "values": {name: float(f"{value:.6g}") for name, value in opinion.values.items()},
+    }
+
+
+def _scores_value(model: str, scores: Mapping[str, Score]) -> dict[str, object]:
+    newest = max(scores.values(), key=lambda score: score.at_ms)
+    return {
+        "target": model,
+        "house": newest.house,
+        "made_at": iso(from_ms(newest.at_ms)),
+        "model": model,
+        "model_version": newest.model_version,
+        "meaning": "score",
+        "scores": {
+            name: {
+                "at": iso(from_ms(score.at_ms)),
+                "score": None if score.score is None else round(score.score, 4),
+                "why": score.why,
+            }
+            for name, score in sorted(scores.items())
+        },
     }

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import importlib.util
+import math
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -123,6 +125,7 @@ def load_bundle(directory: Path, *, agent_version: str | None = None) -> Bundle:
         )
         raise BundleError(message)
     opset = opset_of(model, str(model_path))
+    _refuse_external_data(model, str(model_path))
     if opset != manifest.model.opset:
         message = f"{model_path}: is of opset {opset}, the manifest says {manifest.model.opset}; correct model.opset"
         raise BundleError(message)
@@ -149,6 +152,45 @@ def opset_of(model: bytes, where: str) -> int:
         raise BundleError(message) from e
     message = f"{where}: is no ONNX model, or does not say its opset; export it again"
     raise BundleError(message)
+
+
+# ONNX's messages, by the number of the field in which each lies in the one around it: what holds tensors, however deep
+_ATTRIBUTE: dict[int, str] = {5: "tensor", 10: "tensor", 6: "graph", 11: "graph", 22: "sparse", 23: "sparse"}
+_HOLDS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 25: "function"},
+    "function": {7: "node"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": _ATTRIBUTE,
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of a tensor: where its numbers lie, if not in the file
+_DEEPEST = 64  # graphs within graphs
+
+
+def _refuse_external_data(model: bytes, where: str) -> None:
+    """Refuse a model whose numbers lie in other files: what is hashed and tested is this file.
+
+    Raises:
+        BundleError: there is such a tensor, or the file is nested beyond all reason.
+    """
+    waiting = [("model", model, 0)]
+    while waiting:
+        kind, data, depth = waiting.pop()
+        if depth > _DEEPEST:
+            message = f"{where}: has graphs nested deeper than {_DEEPEST} messages; export it again"
+            raise BundleError(message)
+        try:
+            fields = _fields(data)
+        except (IndexError, ValueError) as e:
+            message = f"{where}: is no ONNX model ({e}); export it again"
+            raise BundleError(message) from e
+        if kind == "tensor" and any(n == _EXTERNAL_DATA or (n == _DATA_LOCATION and v) for n, v in fields):
+            message = f"{where}: keeps tensors in other files (external data); export it as one file"
+            raise BundleError(message)
+        inside = _HOLDS[kind]
+        waiting += [(inside[n], v, depth + 1) for n, v in fields if n in inside and isinstance(v, bytes)]
 
 
 def _fields(data: bytes) -> list[tuple[int, int | bytes]]:
@@ -189,7 +231,7 @@ def _fields(data: bytes) -> list[tuple[int, int | bytes]]:
 
 def _selftest(path: Path, manifest: Manifest) -> tuple[dict[str, NDArray[np.generic]], dict[str, NDArray[np.generic]]]:
     """Return the inputs and outputs of the self-test, complete."""
-    if not path.is_file():
+    if not path.exists():
         message = f"{path}: is missing: a bundle without a self-test does not load; write inputs and outputs into it"
         raise BundleError(message)
     arrays = _arrays(path)
@@ -221,12 +263,36 @@ def _reference(directory: Path, manifest: Manifest) -> Reference | None:
 
 def _arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     """Return the arrays of an ``.npz`` file by name."""
+    _bytes(path)  # a plain file, of a size that a gateway loads
     try:
+        _refuse_bomb(path)
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as e:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error, EOFError) as e:
         message = f"{path}: is no readable .npz file ({e}); write it with numpy.savez, without pickled objects"
         raise BundleError(message) from e
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Refuse an archive that unpacks to more than a gateway loads, or whose arrays say more than they hold.
+
+    Raises:
+        ValueError: it does.
+    """
+    left = LARGEST_FILE
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            left -= member.file_size
+            if left < 0:
+                message = f"it unpacks to more than {LARGEST_FILE:,} bytes"
+                raise ValueError(message)
+            with archive.open(member) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+            if math.prod(shape) * dtype.itemsize > member.file_size:
+                message = f"{member.filename} says shape {shape}, and holds {member.file_size:,} bytes"
+                raise ValueError(message)
 
 
 def _text(path: Path) -> str:
@@ -240,6 +306,9 @@ def _text(path: Path) -> str:
 def _bytes(path: Path) -> bytes:
     """Return what the file holds."""
     try:
+        if path.exists() and not (path.is_file() and path.resolve().parent == path.parent.resolve()):
+            message = f"{path}: is no plain file, or a link out of the bundle; put the file itself there"
+            raise BundleError(message)
         size = path.stat().st_size
         if size > LARGEST_FILE:
             message = (

@@ -11,7 +11,7 @@ from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.bus import probe
 from agent.config import Config, load_config
 from agent.errors import ConfigError, FlockwatchError, InputError, StoreError
-from agent.predict import Model
+from agent.probe import rehearse
 from agent.signals import CATALOGUE, base_of
 from agent.store import StoreReader
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.clock import Clock
+    from agent.probe import Rehearsal
 
 BROKER_WITHIN_S = 5.0
 CHECK_GROUP = "flockwatch.checks"
@@ -120,12 +121,14 @@ def _models(config: Config) -> Iterator[Finding]:
         yield Finding("bad", "models", str(e))
         return
     for wanted in (*config.models.use, *config.models.shadow):
-        look = partial(_load, root, wanted, config.models.threads)
-        yield _tried("models", f"{wanted} loads and passes its self-test", look)
+        look = partial(_load, root, wanted, len(config.house))
+        yield _tried("models", f"{wanted} loads and passes its self-test, within its limits", look)
 
 
-def _load(root: Path, wanted: str, threads: int) -> Model:
-    return Model(load_bundle(find_bundle(root, wanted)), threads)
+def _load(root: Path, wanted: str, houses: int) -> Rehearsal:
+    directory = find_bundle(root, wanted)
+    load_bundle(directory)  # what is wrong with the files is said by name
+    return rehearse(directory, houses)
 
 
 def _broker(config: Config) -> Iterator[Finding]:

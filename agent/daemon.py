@@ -40,6 +40,7 @@ from agent.notify import Notifier
 from agent.orders import Orders
 from agent.peers import Peers
 from agent.predict import Predictor
+from agent.probe import rehearse
 from agent.quality import Known, QualityJudge
 from agent.readings import EMPTY, HouseSplitter, joined
 from agent.shadow import Shadows
@@ -107,7 +108,8 @@ class Agent:
         self.health = Health(clock.now())
         self.time = Timekeeper(clock, store, config.site.days)
         self._watch_of: dict[str, HouseWatch] = {}
-        targets = {o.target for m in predictor.models if m.manifest.task != "expect" for o in m.manifest.output}
+        of_flocks = [m.manifest for m in predictor.models if m.manifest.task not in {"expect", "custom"}]
+        targets = {output.target for manifest in of_flocks for output in manifest.output}
         self.board = Board(bus, self.topics, targets, clock.monotonic())
         self.orders = Orders(config, store, self._watch_of, self._begin_sensor_anew)
         self._splitter = HouseSplitter()
@@ -311,6 +313,7 @@ class Agent:
             for outcome in outcomes:
                 self.board.note(outcome)
                 _log(outcome)
+            self._see_models()
 
     def _compare(self, at: datetime) -> None:
         """Hold sensors against their peers; the houses' models do without those that are not believed."""
@@ -632,7 +635,9 @@ class Agent:
         self.degrade("quarantine", why)
 
     def _see_models(self) -> None:
-        """Say where a model is fed what its training never saw, or its bands do not hold."""
+        """Say which models are set aside, fed what their training never saw, or out of their bands."""
+        for model, why in self.predictor.troubles():
+            self.degrade(f"model {model}", why)
         troubles: dict[str, list[str]] = {"drift": [], "coverage": []}
         for watch in self.watches:
             for what, found in watch.fitness.troubles().items():
@@ -822,7 +827,10 @@ def _bundles(config: Config, names: Sequence[str]) -> tuple[list[Bundle], dict[s
     for wanted in names:
         try:
             root = config.models.directory or shipped_directory()
-            bundles.append(load_bundle(find_bundle(root, wanted)))
+            directory = find_bundle(root, wanted)
+            if config.models.directory is not None:
+                rehearse(directory, len(config.house))
+            bundles.append(load_bundle(directory))
         except BundleError as e:
             missing[wanted] = str(e)
     return bundles, missing

@@ -228,6 +228,40 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a ``custom`` model says of a house in other words than the three quantiles; shown, and not kept.
+
+    ``values`` by their names: the labels of probabilities, ``p25`` and the like of quantiles, else ``score`` or
+    ``value`` (with a number, where there are several).
+    """
+
+    house: str
+    flock: str | None
+    made_at: datetime
+    day_number: int | None
+    target: str
+    meaning: str  # probabilities | score | value | quantiles
+    values: dict[str, float]
+    unit: str | None
+    model: str
+    model_version: str
+    coverage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How unusual one reading is to a model, 0 to 1; None where it could not say, and ``why``."""
+
+    house: str
+    signal: str
+    at_ms: int
+    score: float | None
+    model: str
+    model_version: str
+    why: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Cause:
     """A probable cause; ``probability`` is None where no model gave one."""
 

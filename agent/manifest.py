@@ -6,6 +6,7 @@ checked. Nothing about a model stands anywhere else, so a foreign model needs a 
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from typing import Annotated, Literal, Self
@@ -23,6 +24,8 @@ DEFAULT_MIN_COVERAGE = 0.5
 """The share of a step that must be measured for it to count, where nobody says."""
 KEPT_DAYS = 80
 """How many farm days a window keeps: the longest flock is out before."""
+KEPT_READINGS = 8_192
+"""The longest window of single readings that a model may ask for: 28 days at one every five minutes."""
 
 PLAIN_FACTS = (
     "day_number",
@@ -116,6 +119,23 @@ class Grid(Part):
         return self
 
 
+class Series(Part):
+    """The rows of a tensor: the last ``length`` readings of one sensor, at its own rhythm, oldest first.
+
+    The last row is the reading that is scored, so a score hangs on the past and on itself alone. Columns: ``value``;
+    ``relative``, the value less the scored one's (a float32 keeps small changes of large values that way); ``age_s``,
+    the seconds before the scored reading; ``day_fraction`` and ``week_fraction``, the farm's clock and its week from
+    Monday on, 0 to 1. ``signals``: the sensors or base signals that are scored, ``*`` = every one that comes. Rows
+    before the first reading hold ``fill``.
+    """
+
+    length: Annotated[int, Field(gt=0, le=KEPT_READINGS)]
+    columns: Annotated[
+        tuple[Literal["value", "relative", "age_s", "day_fraction", "week_fraction"], ...], Field(min_length=1)
+    ] = ("value",)
+    signals: Annotated[tuple[str, ...], Field(min_length=1)] = ("*",)
+
+
 class Feature(Part):
     """One column: aggregate, then ``per``, then the ratio to ``reference``, then ``transform``.
 
@@ -133,7 +153,10 @@ class Feature(Part):
 
 
 class InputSpec(Part):
-    """One input of the model: a tensor of features on a grid, or one of facts about the flock and the clock."""
+    """One input of the model: features on a grid, facts about flock and clock, or the readings of single series.
+
+    A grid's rows may be laid out flat, ``["houses", rows x columns]``, as models of tables want them.
+    """
 
     name: str
     dtype: Literal["float32", "float64"] = "float32"
@@ -141,6 +164,7 @@ class InputSpec(Part):
     grid: Grid | None = None
     features: tuple[Feature, ...] = ()
     facts: tuple[str, ...] = ()
+    series: Series | None = None
     fill: float = Field(default=float("nan"), allow_inf_nan=True)  # stands where nothing was measured or known
     mask: str | None = None
 
@@ -155,8 +179,11 @@ class InputSpec(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if bool(self.features) == bool(self.facts):
-            message = f"input {self.name!r} needs either features (with a grid) or facts"
+        if bool(self.features) + bool(self.facts) + (self.series is not None) != 1:
+            message = f"input {self.name!r} needs either features (with a grid), or facts, or series"
+            raise ValueError(message)
+        if self.series is not None and self.grid is not None:
+            message = f"input {self.name!r} takes the readings of series as they come: it has no grid"
             raise ValueError(message)
         if self.features and self.grid is None:
             message = f"input {self.name!r} has features but no grid: say step_s and length"
@@ -164,12 +191,26 @@ class InputSpec(Part):
         if self.facts and (self.grid is not None or self.mask is not None):
             message = f"input {self.name!r} holds facts: they have neither grid nor mask (an unknown fact is `fill`)"
             raise ValueError(message)
-        inner = (self.grid.length, len(self.features)) if self.grid else (len(self.facts),)
-        if self.shape[1:] != inner or not (isinstance(self.shape[0], str) or self.shape[0] == 1):
+        inner = self.inner_shape
+        if self.shape[1:] not in {inner, (math.prod(inner),)} or not (
+            isinstance(self.shape[0], str) or self.shape[0] == 1
+        ):
             rest = ", ".join(str(n) for n in inner)
             message = f"input {self.name!r} has shape {list(self.shape)}; grid and columns make it ['houses', {rest}]"
             raise ValueError(message)
         return self
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape behind the axis of the houses as the model wants it: rows and columns, or both in one."""
+        return tuple(int(n) for n in self.shape[1:])
+
+    @property
+    def inner_shape(self) -> tuple[int, ...]:
+        """The shape behind the axis of the houses, rows and columns apart."""
+        if self.series is not None:
+            return self.series.length, len(self.series.columns)
+        return (self.grid.length, len(self.features)) if self.grid else (len(self.facts),)
 
 
 class Judge(Part):
@@ -270,6 +311,7 @@ class Manifest(Part):
         if doubled := {n for n in names if names.count(n) > 1}:
             message = f"the tensor name {min(doubled)!r} stands twice"
             raise ValueError(message)
+        self._scores_series()
         late = [i.name for i in self.input if i.grid is not None and i.grid.end == "horizon"]
         if late and self.task != "expect":
             message = f"input {late[0]!r} ends with the horizon, and only task 'expect' is judged in hindsight"
@@ -285,6 +327,23 @@ class Manifest(Part):
             message = f"task {self.task!r}: output {mute[0]!r} needs the quantiles 0.1, 0.5 and 0.9 among its own"
             raise ValueError(message)
         return self
+
+    def _scores_series(self) -> None:
+        """Refuse what is half a scorer of single series."""
+        series = {i.series.signals for i in self.input if i.series is not None}
+        if not series:
+            return
+        if len(series) > 1 or any(i.series is None for i in self.input):
+            message = "a model that scores single series has inputs of `series` only, all of the same signals"
+            raise ValueError(message)
+        if self.task != "custom" or [o.meaning for o in self.output] != ["score"]:
+            message = "a model that scores single series has task 'custom' and one output, of meaning 'score'"
+            raise ValueError(message)
+
+    @property
+    def scored_signals(self) -> tuple[str, ...]:
+        """The sensors or base signals whose single readings are scored, ``*`` = all; empty for every other model."""
+        return next((i.series.signals for i in self.input if i.series is not None), ())
 
     def resolved(self) -> Manifest:
         """Return the manifest with its ``min_coverage`` written into every feature that says none of its own."""

@@ -6,7 +6,7 @@ import csv
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from agent.commands import FlockCommand
     from agent.config import Config
-    from agent.domain import QualityInterval, WarningEvent, WarningState
+    from agent.domain import Opinion, QualityInterval, Score, WarningEvent, WarningState
     from agent.readings import Readings
     from agent.replay_files import RecordedFlock, Recording
     from agent.watch import Outcome
@@ -42,6 +42,7 @@ WARNINGS_HEADER = (
 PREDICTIONS_HEADER = (
     "house", "flock", "made_at", "day_number", "target", "target_at", "p10", "p50", "p90", "model", "model_version",
 )  # fmt: skip
+SCORES_HEADER = ("house", "signal", "at", "score", "model")
 QUALITY_HEADER = ("house", "signal", "from", "to", "quality", "reason")
 
 _GRID_MS = int(GRID / timedelta(milliseconds=1))
@@ -69,6 +70,8 @@ class Summary:
     seconds: float = 0.0
     blank: int = 0  # rows without a value
     noticed: Sequence[str] = ()  # of the models: drift, bands that do not hold
+    scores: int = 0  # of single readings
+    troubles: dict[str, str] = field(default_factory=dict)  # models that are set aside, or for some house, and why
 
     def __str__(self) -> str:
         """Return the figures on one line, and what was noticed on others."""
@@ -76,8 +79,10 @@ class Summary:
         return (
             f"{self.readings:,} readings in {self.seconds:.1f} s ({rate:,.0f}/s), {self.instants:,} instants judged: "
             f"{self.warnings:,} warnings, {self.predictions:,} predictions"
+            + (f", {self.scores:,} scores" if self.scores else "")
             + (f"; {self.blank:,} rows without a value" if self.blank else "")
             + "".join(f"\n{line}" for line in self.noticed)
+            + "".join(f"\nmodel {model}: {why}" for model, why in self.troubles.items())
         )
 
 
@@ -114,15 +119,16 @@ class Played(Protocol):
 class _Results:
     """Writes what comes out; only warnings are held back, until it is known when they cleared."""
 
-    def __init__(self, folder: Path, stack: ExitStack, config: Config) -> None:
+    def __init__(self, folder: Path, stack: ExitStack, config: Config, *, with_scores: bool) -> None:
         self._config = config
         self._raised: list[_Raised] = []
         self._standing: dict[tuple[str, str], _Raised] = {}
-        self.prediction_count = 0
+        self.prediction_count = self.score_count = 0
         self.noticed: list[str] = []
         self._warnings = self._table(folder / "warnings.csv", WARNINGS_HEADER, stack)
         self._predictions = self._table(folder / "predictions.csv", PREDICTIONS_HEADER, stack)
         self._quality = self._table(folder / "quality.csv", QUALITY_HEADER, stack)
+        self._scores = self._table(folder / "scores.csv", SCORES_HEADER, stack) if with_scores else None
 
     @staticmethod
     def _table(path: Path, header: Sequence[str], stack: ExitStack) -> _Writer:
@@ -162,6 +168,23 @@ class _Results:
                 )
             )
 
+        for opinion in outcome.opinions:
+            self._opinion(opinion)
+        if self._scores is not None:
+            self.score_count += len(outcome.scores)
+            for score in outcome.scores:
+                self._scores.writerow(_score_row(score))
+
+    def _opinion(self, opinion: Opinion) -> None:
+        """Write each number as a prediction of its instant's farm date, with a p50 alone."""
+        on = self._config.site.days.date_of(opinion.made_at)
+        about = (opinion.house, opinion.flock, iso(opinion.made_at), opinion.day_number)
+        for name, value in opinion.values.items():
+            target = opinion.target if name == opinion.meaning else f"{opinion.target}.{name}"
+            figures = ("", f"{value:.6g}", "")
+            self.prediction_count += 1
+            self._predictions.writerow((*about, target, on, *figures, opinion.model, opinion.model_version))
+
     def _warning(self, event: WarningEvent) -> None:
         key = (event.standing.house, event.standing.rule)
         shown = event.standing.state in PUBLISHED_STATES
@@ -196,6 +219,12 @@ class _Results:
         for raised in sorted(self._raised, key=lambda r: (r.event.at, r.event.standing.house, r.event.standing.rule)):
             self._warnings.writerow(_warning_row(raised))
         return len(self._raised)
+
+
+def _score_row(score: Score) -> tuple[object, ...]:
+    at = from_ms(score.at_ms).isoformat(timespec="milliseconds" if score.at_ms % 1000 else "seconds")
+    figure = "" if score.score is None else f"{score.score:.6g}"
+    return score.house, score.signal, at.replace("+00:00", "Z"), figure, score.model
 
 
 def _warning_row(raised: _Raised) -> tuple[object, ...]:
@@ -338,7 +367,7 @@ class Replay:
 def replay(
     config: Config, predictor: Predictor, readings: Path, flocks: Path, events: Path | None, out: Path
 ) -> Summary:
-    """Play recorded files; write warnings.csv, predictions.csv and quality.csv into ``out``.
+    """Play recorded files; write warnings.csv, predictions.csv, quality.csv (and scores.csv) into ``out``.
 
     Raises:
         ReplayFileError: a file is wrong; the message names file, line and what to do.
@@ -356,7 +385,7 @@ def replay(
         commands = sorted((*ours, *told), key=lambda command: command[0])
         try:
             out.mkdir(parents=True, exist_ok=True)
-            results = _Results(out, stack, config)
+            results = _Results(out, stack, config, with_scores=bool(predictor.scorers))
         except OSError as e:
             message = f"--out {out}: cannot be written: {e.strerror or e}"
             raise InputError(message) from e
@@ -368,7 +397,17 @@ def replay(
         observed, judged = played.run(recording, commands, results, max(last, default=datetime.fromtimestamp(0, UTC)))
         warnings = results.finish()
     took = time.monotonic() - began
-    return Summary(observed, judged, warnings, results.prediction_count, took, recording.skipped_blank, results.noticed)
+    return Summary(
+        observed,
+        judged,
+        warnings,
+        results.prediction_count,
+        took,
+        recording.skipped_blank,
+        results.noticed,
+        results.score_count,
+        {model: why for model, why in predictor.troubles() if why is not None},
+    )
 
 
 def _commands(

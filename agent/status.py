@@ -6,7 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from agent.alerts import iso
+from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.domain import PUBLISHED_STATES, Severity, WarningState, from_ms
+from agent.errors import BundleError, StoreError
 from agent.store import STREAMS, StoreReader, sealed_watermarks, sync_notes
 from agent.wear import WearMeter, card_years
 
@@ -201,6 +203,61 @@ def fitness_lines(values: Iterable[Mapping[str, Any]]) -> list[str]:
                 f"  {value['house']}, flock {flock['flock']}: {flock['slaughter_weight_g']:g} g at slaughter: {errors}"
             )
     return lines
+
+
+def model_values(config: Config) -> list[dict[str, Any]]:
+    """Return the bundles in use and on trial: what each is, how it does, and how it fits each house.
+
+    ``state``: ``ok``, ``set_aside`` (of all houses, or of those named in ``why``), ``refused``, or ``not_run`` yet.
+    """
+    try:
+        with StoreReader.open(config.data.house_db) as reader:
+            health = reader.health()
+        fits = fitness_values(config)
+    except StoreError:  # no agent has run here
+        health, fits = {}, []
+    shadow = [(wanted, True) for wanted in config.models.shadow]
+    return [
+        _model_value(config, wanted, health, fits) | {"shadow": is_shadow}
+        for wanted, is_shadow in [*((wanted, False) for wanted in config.models.use), *shadow]
+    ]
+
+
+def _model_value(
+    config: Config, wanted: str, health: Mapping[str, Any], fits: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    value: dict[str, Any] = dict.fromkeys(("bundle", "task", "licence", "directory", "state", "why", "runs"))
+    value |= {"bundle": wanted, "state": "not_run", "fitness": []}
+    try:
+        bundle = load_bundle(find_bundle(config.models.directory or shipped_directory(), wanted))
+    except BundleError as e:
+        return value | {"state": "refused", "why": str(e)}
+    manifest = bundle.manifest
+    value |= {"bundle": str(bundle), "task": manifest.task, "licence": manifest.licence}
+    value |= {"directory": str(bundle.directory), "fitness": [fit for fit in fits if fit["model"] == str(bundle)]}
+    counters, degraded = health.get("models", {}).get(str(bundle)), health.get("degraded", {})
+    why = degraded.get(f"model {bundle}") or degraded.get(f"model {wanted}")
+    if counters is not None:
+        value |= {"state": "ok" if why is None else "set_aside", "why": why, "runs": counters}
+    elif why is not None:  # its files are in order, and still the agent did not take it
+        value |= {"state": "refused", "why": why}
+    return value
+
+
+def model_lines(values: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return bundles for people: a line each, then how it fits the houses."""
+    lines = []
+    for v in values:
+        parts = [v["bundle"], v["task"] or "-", v["licence"] or "-", v["directory"] or "-"]
+        if v["state"] in {"refused", "set_aside"}:
+            parts.append(v["state"].replace("_", " "))
+        if v["runs"] and (v["runs"]["slow"] or v["runs"]["failed"]):
+            parts.append(f"of {v['runs']['runs']:,} runs {v['runs']['slow']:,} slow, {v['runs']['failed']:,} failed")
+        parts += [v["why"]] if v["why"] else []
+        parts += ["on trial"] if v["shadow"] else []
+        lines.append("\t".join(parts))
+        lines += fitness_lines(v["fitness"])
+    return lines or ["no bundle is used"]
 
 
 def flock_values(config: Config) -> list[dict[str, Any]]:

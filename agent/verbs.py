@@ -411,11 +411,15 @@ def _warning_list(arguments: argparse.Namespace) -> int:
 def _add_model(subparsers: Subparsers) -> None:
     model = subparsers.add_parser("model", help="look at model bundles")
     actions = model.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="list the bundles in use and on trial, and how they fit each house")
+    listing = actions.add_parser(
+        "list", help="list the bundles in use and on trial, how they do, and how they fit each house"
+    )
     add_config(listing)
     listing.add_argument("--json", action="store_true", help="print JSON")
     listing.set_defaults(run=_model_list)
-    check = actions.add_parser("check", help="check a bundle: files, hash, shapes, self-test")
+    check = actions.add_parser(
+        "check", help="try a bundle in a process of its own: files, hash, shapes, self-test, time, memory"
+    )
     check.add_argument("directory", type=Path, metavar="DIR")
     check.set_defaults(run=_model_check)
     trial = actions.add_parser("trial", help="play this farm's history through a bundle, beside the one in use")
@@ -428,33 +432,12 @@ def _add_model(subparsers: Subparsers) -> None:
 
 
 def _model_list(arguments: argparse.Namespace) -> int:
-    from agent.bundles import load_bundles, shipped_directory  # noqa: PLC0415  # as above
-    from agent.status import fitness_lines, fitness_values  # noqa: PLC0415
+    from agent.status import model_lines, model_values  # noqa: PLC0415  # as above
 
     config = load_config(arguments.config)
-    directory = config.models.directory or shipped_directory()
-    used, shadow = load_bundles(directory, config.models.use), load_bundles(directory, config.models.shadow)
-    fits = fitness_values(config) if config.data.house_db.exists() else []
-    values: list[dict[str, Any]] = [
-        {
-            "bundle": str(bundle),
-            "shadow": bundle in shadow,
-            "task": bundle.manifest.task,
-            "licence": bundle.manifest.licence,
-            "directory": str(bundle.directory),
-            "fitness": [fit for fit in fits if fit["model"] == str(bundle)],
-        }
-        for bundle in (*used, *shadow)
-    ]
-    if arguments.json:
-        print(json.dumps(values, indent=2))
-        return 0
-    for value in values:
-        mark = "\ton trial" if value["shadow"] else ""
-        print(f"{value['bundle']}\t{value['task']}\t{value['licence']}\t{value['directory']}{mark}")
-        for line in fitness_lines(value["fitness"]):
-            print(line)
-    return 0
+    values = model_values(config)
+    print(json.dumps(values, indent=2) if arguments.json else "\n".join(model_lines(values)))
+    return 1 if any(value["state"] == "refused" for value in values) else 0
 
 
 def _model_trial(arguments: argparse.Namespace) -> int:
@@ -471,10 +454,14 @@ def _model_trial(arguments: argparse.Namespace) -> int:
 
 def _model_check(arguments: argparse.Namespace) -> int:
     from agent.bundles import load_bundle  # noqa: PLC0415  # as above
-    from agent.predict import Model  # noqa: PLC0415
+    from agent.probe import rehearse  # noqa: PLC0415
 
-    model = Model(load_bundle(arguments.directory))
-    print(f"{model}: fine; hash, shapes and self-test are right")
+    load_bundle(arguments.directory)  # what is wrong with the files is said by name, also where no process can be begun
+    tried = rehearse(arguments.directory)
+    print(
+        f"{tried.bundle}: fine; hash, shapes and self-test are right; {tried.run_ms:g} ms for {tried.houses} houses, "
+        f"{tried.memory_mb:g} MB"
+    )
     return 0
 
 

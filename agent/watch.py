@@ -18,9 +18,11 @@ from agent.commands import Acknowledge, Shelve
 from agent.domain import (
     PUBLISHED_STATES,
     Evidence,
+    Opinion,
     Prediction,
     Quality,
     Reason,
+    Score,
     SeriesKey,
     Severity,
     Standing,
@@ -38,7 +40,7 @@ from agent.rules import KINDS, kind_of, rule_by_default, rule_of
 from agent.sensors import TOLD_BY_PEOPLE, Sensors
 from agent.signals import base_of, is_of
 from agent.strains import strain_of
-from agent.window import FlockContext, Window
+from agent.window import FlockContext, SeriesWindows, Window
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -97,6 +99,8 @@ class Outcome:
     changes: tuple[FlockChange, ...] = ()
     fitness: tuple[FitDay | FitFlock, ...] = ()  # how the models fit the house
     events: tuple[Event, ...] = ()
+    opinions: tuple[Opinion, ...] = ()  # of foreign models; shown, not recorded
+    scores: tuple[Score, ...] = ()  # of single readings; shown, not recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +147,9 @@ class HouseWatch:
         self._faults: list[tuple[str, datetime, datetime]] = []  # rule, begin and end of what is over
         needed = {*TOLD_BY_PEOPLE, *also, *(name for manifest in manifests for name in manifest.signals)}
         self.window = Window(house, {name: signal(SeriesKey(house, name)) for name in needed}, days)
+        scorers = [(i.series.length, i.series.signals) for m in manifests for i in m.input if i.series is not None]
+        scored = {name for _, signals in scorers for name in signals}
+        self.series = SeriesWindows(max((length for length, _ in scorers), default=0), scored)
         self._rules: dict[str, WarningRule | None] = {}
         self._judged: dict[tuple[str, str, str], _Judged] = {}
         self._losses: list[tuple[date, float]] = []  # dead and culled by farm date, as far as known
@@ -186,6 +193,7 @@ class HouseWatch:
     def observe(self, readings: Readings, monotonic: float) -> None:
         """Take readings, all of this house; ``monotonic`` is the real time of their arrival."""
         self.window.add(readings)
+        self.series.add(readings)
         heard = self._sensors.hear(readings, monotonic)
         self._fresh = True
         if any(base_of(name) in TOLD_BY_PEOPLE for name in heard):
@@ -288,9 +296,14 @@ class HouseWatch:
         """Return the inputs of a model for this house at ``at``, one for each horizon that it is judged by.
 
         A model that expects is run with its window ended one horizon ago, so that what was measured since can be held
-        against it: nothing has to be remembered from one run to the next. Without a flock there is nothing to feed.
+        against it: nothing has to be remembered from one run to the next. Without a flock there is nothing to feed but
+        a ``custom`` model: whoever looks at the air or the energy of an empty house may.
         """
         flock = self.life.flock
+        if due.model.manifest.task == "custom":
+            context = None if flock is None else self._context(flock)
+            specs = due.model.manifest.input
+            return [(None, self.window.inputs(specs, at, context))]  # unmasked: a fault is what it may look for
         if flock is None or not 0 <= day_number(flock, at, self.days) <= OLDEST_DAY:
             return []
         context = self._context(flock)
@@ -390,10 +403,11 @@ class HouseWatch:
                 changed.append(after)
             if reason is not None:
                 events.append(self._event(after, before.state, reason, at))
-        predictions = self._predictions(results, at)
+        predictions = tuple(self._predictions(results, at))
         self._see_fitness(results, expected, predictions, at)
         rows, noticed = self.fitness.take()
-        found = (tuple(events), tuple(changed), tuple(predictions), tuple(changes), tuple(rows), tuple(noticed))
+        opinions = tuple(self._opinions(results, at))
+        found = (tuple(events), tuple(changed), predictions, tuple(changes), tuple(rows), tuple(noticed), opinions)
         return Outcome(self.house, at, *found)
 
     def _see_fitness(
@@ -619,16 +633,14 @@ class HouseWatch:
     def _predictions(self, results: Sequence[HouseResult], at: datetime) -> list[Prediction]:
         """Return the quantiles of what is predicted, as rows."""
         flock = self.life.flock
-        if flock is None:
-            return []
         predictions = []
         for result in results:
             if result.horizon is not None:
                 continue
             manifest = result.manifest
             for output in manifest.output:
-                if output.meaning != "quantiles" or not set(output.quantiles) >= _TOLD:
-                    continue  # a prediction is told by these three
+                if not _is_prediction(output):
+                    continue
                 for horizon, quantiles in zip(output.horizons, result.outputs[output.name], strict=True):
                     target_at = self._target_at(horizon, flock, at)
                     if target_at is None or not np.isfinite(quantiles).all():
@@ -637,9 +649,9 @@ class HouseWatch:
                     predictions.append(
                         Prediction(
                             house=self.house,
-                            flock=flock.flock,
+                            flock=None if flock is None else flock.flock,
                             made_at=at,
-                            day_number=day_number(flock, at, self.days),
+                            day_number=self.day_number(at),
                             target=output.target,
                             target_at=target_at,
                             horizon=horizon,
@@ -653,11 +665,35 @@ class HouseWatch:
                     )
         return predictions
 
-    def _target_at(self, horizon: str, flock: Flock, at: datetime) -> datetime | None:
+    def _opinions(self, results: Sequence[HouseResult], at: datetime) -> Iterator[Opinion]:
+        """Yield what ``custom`` models say in other words than the three quantiles."""
+        flock = self.life.flock
+        for result in results:
+            manifest = result.manifest
+            if manifest.task != "custom":
+                continue
+            for output in manifest.output:
+                if _is_prediction(output):
+                    continue
+                yield Opinion(
+                    house=self.house,
+                    flock=None if flock is None else flock.flock,
+                    made_at=at,
+                    day_number=self.day_number(at),
+                    target=output.target,
+                    meaning=output.meaning,
+                    values=_named(output, result.outputs[output.name]),
+                    unit=output.unit,
+                    model=manifest.name,
+                    model_version=manifest.version,
+                    coverage=result.inputs.coverage,
+                )
+
+    def _target_at(self, horizon: str, flock: Flock | None, at: datetime) -> datetime | None:
         """Return when a prediction will be true; None where the slaughter day is unknown or over."""
         if horizon != "slaughter":
             return at + timedelta(seconds=horizon_s(horizon) or 0)
-        if flock.planned_end_on is None or self.days.date_of(at) > flock.planned_end_on:
+        if flock is None or flock.planned_end_on is None or self.days.date_of(at) > flock.planned_end_on:
             return None
         return self.days.start_of(flock.planned_end_on)
 
@@ -781,6 +817,26 @@ def _is_judged(output: Output) -> bool:
     return output.of is not None and output.meaning == "quantiles" and set(output.quantiles) >= _TOLD
 
 
+def _is_prediction(output: Output) -> bool:
+    """Tell whether an output is told as a prediction: by these three quantiles."""
+    return output.meaning == "quantiles" and set(output.quantiles) >= _TOLD
+
+
+def _named(output: Output, values: NDArray[np.float64]) -> dict[str, float]:
+    """Return an output's numbers by their names."""
+    numbers = values.ravel().tolist()
+    if output.meaning == "probabilities":
+        names = list(output.labels)
+    elif output.meaning == "quantiles":
+        each = [f"p{100 * q:g}" for q in output.quantiles]
+        names = [f"{horizon}.{name}" for horizon in output.horizons for name in each]
+    elif len(numbers) == 1:
+        names = [output.meaning]
+    else:
+        names = [f"{output.meaning}_{number}" for number in range(1, len(numbers) + 1)]
+    return dict(zip(names, numbers, strict=True))
+
+
 def _delays_of(standing: Standing) -> tuple[datetime | None, datetime | None]:
     return standing.back_since, standing.unknown_since
 
@@ -815,12 +871,36 @@ def judge_instant(watches: Sequence[HouseWatch], predictor: Predictor, at: datet
     due_now = predictor.due(at)
     for due in due_now:
         asked = [(watch.house, horizon, inputs) for watch in watches for horizon, inputs in watch.features(due, at)]
+        asked = due.model.answerable(asked)
         if not asked:
             continue
         said = due.model.run([inputs.tensors for _, _, inputs in asked])
         for number, (house, horizon, inputs) in enumerate(asked):
-            if said.set_aside[number] is None:
+            reason = said.set_aside[number]
+            due.model.note(house, reason)
+            if reason is None:
                 outputs = {name: values[number] for name, values in said.outputs.items()}
                 results[house].append(HouseResult(due.model.manifest, horizon, outputs, inputs))
     turn = frozenset(name for due in due_now for name, _ in modelled_rules(due.outputs))
-    return [watch.judge(results[watch.house], at, monotonic, turn) for watch in watches]
+    outcomes = [watch.judge(results[watch.house], at, monotonic, turn) for watch in watches]
+    scores = {watch.house: tuple(_scores(watch, predictor, at)) for watch in watches} if predictor.scorers else {}
+    return [replace(o, scores=scores[o.house]) if scores.get(o.house) else o for o in outcomes]
+
+
+def _scores(watch: HouseWatch, predictor: Predictor, at: datetime) -> Iterator[Score]:
+    """Yield how unusual each reading is that came since the last instant, to each model that scores readings."""
+    for model in predictor.scorers:
+        manifest, rests = model.manifest, model.rests(at)
+        for signal, at_ms, tensors in watch.series.unscored(manifest.input, manifest.scored_signals, watch.days):
+            values: Sequence[float | None] = [None] * len(at_ms)
+            reasons: Sequence[str | None] = [rests] * len(at_ms)
+            if rests is None:
+                said = model.run_stacked(tensors)
+                reasons = said.set_aside
+                if said.outputs:
+                    values = said.outputs[manifest.output[0].name].reshape(len(at_ms)).tolist()
+                model.note(f"{watch.house}/{signal}", reasons[-1])
+            for time_ms, value, why in zip(at_ms.tolist(), values, reasons, strict=True):
+                score = value if why is None else None
+                yield Score(watch.house, signal, time_ms, score, manifest.name, manifest.version, why)
+    watch.series.scored()

@@ -29,10 +29,12 @@ did.
 | ``context`` | ``FlockContext``: birds, age, breed curves |
 | ``buckets`` | rings of buckets, and the row of each in the store |
 | ``meters`` | running totals to amounts |
+| ``series`` | ``SeriesWindows``: single sensors at their own rhythm, for models that score each reading |
 """
 
 from agent.window.buckets import DAY_MS, Bucket
 from agent.window.context import FlockContext, curve_at, curves_of
+from agent.window.series import SeriesWindows
 from agent.window.window import HouseInputs, Masks, Measured, TensorWindow, Window
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "HouseInputs",
     "Masks",
     "Measured",
+    "SeriesWindows",
     "TensorWindow",
     "Window",
     "curve_at",

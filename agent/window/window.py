@@ -18,6 +18,7 @@ from agent.window.buckets import BUCKET_MS, DAY_MS, NO_BUCKET, Bucket, Ring
 from agent.window.context import NAN, fact_of
 from agent.window.features import Look, Plan, Scale, Steps
 from agent.window.meters import Meter
+from agent.window.series import as_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
@@ -93,11 +94,6 @@ class HouseInputs:
 @lru_cache(maxsize=64)
 def _one_step(length_s: int) -> Grid:
     return Grid(step_s=length_s, length=1)
-
-
-def _as(dtype: str, values: F64 | NDArray[np.bool_]) -> Floats:
-    """Return ``values`` in the type that a model wants."""
-    return values.astype(np.float32) if dtype == "float32" else values.astype(np.float64)
 
 
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -261,12 +257,12 @@ class Window:
         for spec in specs:
             is_later = spec.grid is not None and spec.grid.end == "horizon"
             window = self.tensor(spec, at + (ahead or _NEVER) if is_later else at, flock, masked)
-            tensors[spec.name] = window.values
+            tensors[spec.name] = window.values.reshape(spec.row_shape)  # rows and columns, or laid out flat
             if spec.grid is not None and not is_later:
                 coverages.append(window.coverage)
                 measured |= {(signal, spec.grid.step_s): share for signal, share in window.measured.items()}
             if spec.mask is not None and window.mask is not None:
-                tensors[spec.mask] = window.mask
+                tensors[spec.mask] = window.mask.reshape(spec.row_shape)
         return HouseInputs(tensors, min(coverages, default=1.0), measured)
 
     def tensor(
@@ -283,7 +279,7 @@ class Window:
         """
         if spec.grid is None:
             facts = np.array([self._fact(name, at, flock) for name in spec.facts])
-            return TensorWindow(_as(spec.dtype, np.where(np.isfinite(facts), facts, spec.fill)), None, 1.0)
+            return TensorWindow(as_dtype(spec.dtype, np.where(np.isfinite(facts), facts, spec.fill)), None, 1.0)
         plan = self._plan(id(spec), spec, spec.features)
         with np.errstate(divide="ignore", invalid="ignore"):
             columns = self._columns(plan, spec.grid, [to_ms(at)], flock, [masked or {}])
@@ -295,7 +291,7 @@ class Window:
         cells = mask[lived:].size
         coverage = float((cover * mask)[lived:].sum()) / cells if cells else 0.0
         filled = np.where(mask, values, spec.fill)
-        return TensorWindow(_as(spec.dtype, filled), _as(spec.dtype, mask), coverage, measured)
+        return TensorWindow(as_dtype(spec.dtype, filled), as_dtype(spec.dtype, mask), coverage, measured)
 
     def measure(
         self, features: tuple[Feature, ...], length_s: int, at: datetime, flock: FlockContext | None
@@ -319,7 +315,7 @@ class Window:
         plan = self._plan(id(spec), spec, spec.features)
         with np.errstate(divide="ignore", invalid="ignore"):
             values, _, _ = self._columns(plan, spec.grid, [to_ms(at) for at in ats], flock, masked)
-        return _as(spec.dtype, np.where(np.isfinite(values), values, spec.fill))
+        return as_dtype(spec.dtype, np.where(np.isfinite(values), values, spec.fill))
 
     def measures(
         self, features: tuple[Feature, ...], length_s: int, ats: Sequence[datetime], flock: FlockContext | None

@@ -99,6 +99,7 @@ class Head:
     cadence_s: int
     data: str  # sha256 of what it was trained on
     metrics: Mapping[str, float]
+    max_runtime_ms: float = MAX_RUNTIME_MS
 
 
 def manifest_text(head: Head, inputs: Sequence[InputSpec], outputs: Sequence[Output]) -> str:
@@ -113,7 +114,7 @@ def manifest_text(head: Head, inputs: Sequence[InputSpec], outputs: Sequence[Out
         f'model = {{ file = "model.onnx", sha256 = "SHA256", opset = {OPSET} }}',
         f"cadence_s = {head.cadence_s}",
         f"min_coverage = {DEFAULT_MIN_COVERAGE}",
-        f"max_runtime_ms = {MAX_RUNTIME_MS}",
+        f"max_runtime_ms = {head.max_runtime_ms}",
     ]
     for spec in inputs:
         lines += [
@@ -127,6 +128,8 @@ def manifest_text(head: Head, inputs: Sequence[InputSpec], outputs: Sequence[Out
             lines += [f"grid = {_toml(spec.grid.model_dump())}", "features = ["]
             lines += [f"  {_toml(_said(feature))}," for feature in spec.features]
             lines += ["]"]
+        elif spec.series is not None:
+            lines += [f"series = {_toml(spec.series.model_dump())}"]
         else:
             lines += [f"facts = {_toml(list(spec.facts))}"]
         lines += ['fill = "nan"']

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sqlite3
 import subprocess
@@ -390,13 +391,17 @@ def test_a_replay_with_a_wrong_bundle_says_so_in_one_message(
 
 def test_a_good_bundle_is_called_fine(make_bundle: Callable[[], Path], capsys: pytest.CaptureFixture[str]) -> None:
     told = run(capsys, "model", "check", make_bundle())
-    assert told == (0, "weight/1.0.0: fine; hash, shapes and self-test are right\n", "")
+    assert (told.code, told.err) == (0, "")
+    said = r"weight/1\.0\.0: fine; hash, shapes and self-test are right; [\d.]+ ms for 20 houses, [\d.]+ MB\n"
+    assert re.fullmatch(said, told.out)
 
 
 def test_a_bundle_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "agent.toml"
     config.write_text(f'[models]\ndirectory = "{tmp_path}"\nuse = ["taste"]\n')
-    assert_one_message(run(capsys, "model", "list", "--config", config), 1, "'taste'", "[models] use")
+    told = run(capsys, "model", "list", "--config", config)
+    assert (told.code, told.err) == (1, "")
+    assert re.match(r"taste\t-\t-\t-\trefused\t.*there is no bundle 'taste' .*correct \[models\] use", told.out)
 
 
 # --- nobody there -----------------------------------------------------------------------------------------------------

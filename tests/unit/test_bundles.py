@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args, get_origin
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from agent.bundles import find_bundle, load_bundle, load_bundles, opset_of, shipped_directory, versions_in
 from agent.errors import BundleError
@@ -22,6 +24,7 @@ from agent.manifest import (
     ModelFile,
     Output,
     Reference,
+    Series,
     horizon_s,
     parse_manifest,
     version_key,
@@ -148,7 +151,85 @@ def both(first: Callable[[Path], None], then: Callable[[Path], None]) -> Callabl
     return change
 
 
+def external_model() -> bytes:
+    """Return a model whose weights lie in another file, named by a path that leaves the bundle."""
+    weights = numpy_helper.from_array(np.ones((2, 2), np.float32), "w")
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="../../etc/passwd")
+    value = helper.make_tensor_value_info("course", TensorProto.FLOAT, ["houses", 6, 2])
+    out = helper.make_tensor_value_info("water", TensorProto.FLOAT, ["houses", 6, 2])
+    inner = helper.make_graph([helper.make_node("Constant", [], ["w"], value=weights)], "inner", [], [out])
+    node = helper.make_node("If", ["is_so"], ["water"], then_branch=inner, else_branch=inner)
+    graph = helper.make_graph([node], "g", [value], [out])
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+
+
+def nested_model(depth: int) -> bytes:
+    """Return graphs within graphs."""
+    graph = helper.make_graph([], "g", [], [])
+    for _ in range(depth):
+        node = helper.make_node("If", ["is_so"], ["y"], then_branch=graph)
+        graph = helper.make_graph([node], "g", [], [])
+    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]).SerializeToString())
+
+
+def with_bomb(*, honest: bool) -> Callable[[Path], None]:
+    """Return a self-test of a few kilobytes that unpacks to a gigabyte, or whose header says that it holds one."""
+
+    def change(directory: Path) -> None:
+        with zipfile.ZipFile(directory / "selftest.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+            header = io.BytesIO()
+            told = {"descr": "<f4", "fortran_order": False, "shape": (250_000_000,)}
+            np.lib.format.write_array_header_1_0(header, told)
+            with archive.open("in.course.npy", "w") as file:
+                file.write(header.getvalue())
+                file.write(bytes(80_000_000 if honest else 8))
+
+    return change
+
+
+def linked(name: str, target: str) -> Callable[[Path], None]:
+    """Return a file that is a link to another place."""
+
+    def change(directory: Path) -> None:
+        (directory / name).unlink()
+        (directory / name).symlink_to(target)
+
+    return change
+
+
+SCORER = """
+name = "flow"
+version = "1.2.0"
+task = "custom"
+licence = "Apache-2.0"
+cadence_s = 600
+model = { file = "model.onnx", sha256 = "SHA256", opset = 17 }
+[[input]]
+name = "last"
+shape = ["readings", 8, 1]
+series = { length = 8 }
+[[output]]
+name = "score"
+meaning = "score"
+target = "reading"
+"""
+
+
+def as_scorer(old: str, new: str) -> Callable[[Path], None]:
+    """Return the exchange of the manifest for one that scores readings, some words changed."""
+
+    def change(directory: Path) -> None:
+        assert old in SCORER
+        (directory / "manifest.toml").write_text(SCORER.replace("SHA256", "0" * 64).replace(old, new))
+
+    return change
+
+
 HINDSIGHT = replaced("length = 6 }", 'length = 6, end = "horizon" }')
+
+ESCAPING = '[reference]\nfeatures = "../x.npz"\n[[output]]'
 
 BAD_BUNDLES: list[tuple[str, Callable[[Path], None], str]] = [
     ("no manifest", without("manifest.toml"), r"manifest\.toml: is missing; a bundle is model\.onnx"),
@@ -193,6 +274,26 @@ BAD_BUNDLES: list[tuple[str, Callable[[Path], None], str]] = [
     ),
     ("hindsight elsewhere", both(replaced('"expect"', '"custom"'), HINDSIGHT), r"only task 'expect' is judged"),
     ("double name", replaced('mask = "course_mask"', 'mask = "water"'), r"tensor name 'water' stands twice"),
+    ("weights elsewhere", with_model(external_model()), r"keeps tensors in other files .*export it as one file"),
+    ("graphs in graphs", with_model(nested_model(25)), r"nested deeper than 64 messages"),
+    ("a bomb", with_bomb(honest=True), r"selftest\.npz: .*unpacks to more than 67,108,864 bytes"),
+    ("a lying header", with_bomb(honest=False), r"says shape \(250000000,\), and holds"),
+    ("an endless file", linked("model.onnx", "/dev/zero"), r"model\.onnx: is no plain file"),
+    ("a link out of it", linked("manifest.toml", "/etc/hostname"), r"is no plain file, or a link out of the bundle"),
+    (
+        "escaping reference",
+        replaced("[[input]]", '[reference]\nfeatures = "../x.npz"\n[[input]]'),
+        r"reference\.features",
+    ),
+    ("a scorer with a grid", as_scorer("series =", "grid = { step_s = 600, length = 8 }\nseries ="), r"has no grid"),
+    ("a scorer of weights", as_scorer('"custom"', '"weight"'), r"task 'custom' and one output, of meaning 'score'"),
+    ("a scorer of values", as_scorer('"score"\ntarget', '"value"\ntarget'), r"one output, of meaning 'score'"),
+    (
+        "a scorer with facts",
+        as_scorer("[[output]]", '[[input]]\nname = "f"\nshape = ["n", 1]\nfacts = ["hour_sin"]\n[[output]]'),
+        r"inputs of `series` only",
+    ),
+    ("an endless window", as_scorer("length = 8 ", "length = 9000 "), r"series\.length"),
     ("escaping file", replaced('"model.onnx"', '"../model.onnx"'), r"model\.file"),
 ]
 
@@ -225,7 +326,7 @@ MODELS_DOC = Path(__file__).parents[2] / "docs" / "models.md"
 def test_every_key_of_a_manifest_is_explained() -> None:
     """docs/models.md names each key, each word that a key may hold, and each fact."""
     text = MODELS_DOC.read_text(encoding="utf-8")
-    for part in (Manifest, ModelFile, InputSpec, Grid, Feature, Output, Judge, Reference):
+    for part in (Manifest, ModelFile, InputSpec, Grid, Series, Feature, Output, Judge, Reference):
         for name, field in part.model_fields.items():
             words = [name, *words_of(field.annotation)]
             assert not [w for w in words if not re.search(rf"\b{re.escape(w)}\b", text)], f"{part.__name__}.{name}"

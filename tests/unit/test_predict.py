@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime, time, timedelta
+import re
+import time
+from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -19,6 +22,7 @@ from agent.readings import Readings
 from agent.signals import CATALOGUE, Signal
 from agent.strains import COBB_500
 from agent.window import FlockContext, Window
+from tests import foreign
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -265,12 +269,89 @@ def test_quantiles_that_cross_are_put_in_order(tmp_path: Path) -> None:
     assert (np.diff(spans, axis=-1) > 0).all()
 
 
-def test_a_slow_run_is_counted_and_told(tmp_path: Path) -> None:
-    model = Model(load_bundle(write(tmp_path / "b", "max_runtime_ms = 0.000001\n" + FOREIGN)))
-    assert model.run([a_house()]).set_aside == (None,)
-    assert model.counters.slow == 1
-    assert model.counters.last_reason is not None
-    assert "max_runtime_ms is 1e-06" in model.counters.last_reason
+def test_a_run_is_ended_at_its_limit_and_told(tmp_path: Path) -> None:
+    """A loop without end costs the processor time that the manifest allows, and no more."""
+    bundle = load_bundle(foreign.slow_above(tmp_path, 10.0))
+    model = Model(bundle, is_bounded=True)
+    assert model.run([co2(1.0)]).set_aside == (None,)
+    begun = time.thread_time()
+    result = model.run([co2(1.0), co2(99.0)])
+    assert time.thread_time() - begun < 2.0
+    assert result.outputs == {}
+    assert all(re.match(r"a run was ended after \d+ ms, max_runtime_ms is 20", str(why)) for why in result.set_aside)
+    assert (model.counters.slow, model.counters.failed, model.counters.strikes) == (1, 0, 1)
+    assert model.run([co2(2.0)]).set_aside == (None,)
+    assert model.counters.strikes == 0
+
+
+def test_memory_beyond_the_limit_is_a_failed_run_and_the_next_one_works(tmp_path: Path) -> None:
+    model = Model(load_bundle(foreign.hog_above(tmp_path, 10.0)), is_bounded=True)
+    reason = "the run failed: it wants more memory than the 128 MB that all models share"
+    assert model.run([co2(99.0)]).set_aside == (reason,)
+    assert model.run([co2(1.0)]).set_aside == (None,)
+
+
+def test_a_model_that_fails_three_times_rests_and_is_tried_again(tmp_path: Path) -> None:
+    """The others run on; after the rest one more failure is enough, and a run that works clears all."""
+    bundles = [load_bundle(foreign.hog_above(tmp_path, 10.0)), load_bundle(foreign.nan_above(tmp_path, 5.0))]
+    predictor = Predictor.load(bundles, DAYS)
+    hog = predictor.models[0]
+
+    def due(hours: float) -> list[str]:
+        return [str(d.model) for d in predictor.due(START + timedelta(hours=hours))]
+
+    for _ in range(2):
+        hog.run([co2(99.0)])
+    assert due(1) == ["hog/1.0.0", "root/1.0.0"]
+    hog.run([co2(99.0)])
+    assert due(2) == due(7.9) == ["root/1.0.0"]
+    [(_, why), (_, fine)] = predictor.troubles()
+    assert why == (
+        "set aside until 2026-05-01T08:00Z: 3 runs in a row failed, the run failed: it wants more memory than the "
+        "128 MB that all models share"
+    )
+    assert fine is None
+    assert due(8.5) == ["hog/1.0.0", "root/1.0.0"]
+    hog.run([co2(99.0)])
+    assert due(9) == ["root/1.0.0"]
+    assert due(15) == ["hog/1.0.0", "root/1.0.0"]
+    hog.run([co2(1.0)])
+    assert hog.counters.strikes == 0
+    assert [why for _, why in predictor.troubles()] == [None, None]
+
+
+def test_an_output_that_is_no_tensor_of_numbers_is_refused(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Reshape", ["co2", "column"], ["flat"]),
+        helper.make_node("Cast", ["flat"], ["said"], to=TensorProto.STRING),
+    ]
+    inputs = [foreign.tensor("co2", foreign.FLOAT, "houses", 1, 1)]
+    outputs = [foreign.tensor("said", TensorProto.STRING, "houses", 1)]
+    model = foreign.model_of(nodes, inputs, outputs, {"column": np.array([-1, 1])})
+    manifest = foreign.head("words") + foreign.CO2_NOW.replace("TARGET", "words")
+    given = {"co2": np.ones((2, 1, 1), np.float32)}
+    directory = foreign.write(tmp_path, manifest, model, given, {"said": np.ones((2, 1))})
+    with pytest.raises(BundleError, match=r"'said' is tensor\(string\), and only tensors of numbers are read"):
+        Model(load_bundle(directory))
+
+
+def test_a_score_beyond_0_to_1_is_set_aside(tmp_path: Path) -> None:
+    model = Model(load_bundle(foreign.step_scorer(tmp_path)))
+    assert model.run_stacked(steps(2.0)).set_aside == (None,)
+    model.counters.set_aside = 0
+    wild = model.run_stacked(steps(float("inf")))
+    assert wild.set_aside == ("output 'score' holds NaN or infinity",)
+
+
+def steps(newest: float) -> dict[str, NDArray[Any]]:
+    """Return one window of the model that scores readings."""
+    last = np.array([1, 1, 1, 1, newest], np.float32).reshape(1, 5, 1)
+    return {"last": last, "there": np.ones((1, 5, 1), np.float32)}
+
+
+def co2(value: float) -> dict[str, NDArray[Any]]:
+    """Return one house's tensors for the models that look at CO2 now."""
+    return {"co2": np.full((1, 1), value, np.float32)}
 
 
 def test_a_failed_run_is_set_aside_for_all_and_the_next_one_works(tmp_path: Path) -> None:
@@ -285,7 +366,7 @@ def test_a_failed_run_is_set_aside_for_all_and_the_next_one_works(tmp_path: Path
 def test_a_bundle_is_due_by_its_cadence_and_an_output_by_its_own(tmp_path: Path) -> None:
     """Counted from the farm day's start, also where that is no full ten minutes."""
     manifest = FOREIGN.replace('horizons = ["2h", "6h"]', 'horizons = ["2h", "6h"]\ncadence_s = 86400')
-    days = FarmDays(ZoneInfo("Europe/Copenhagen"), time(6, 5))
+    days = FarmDays(ZoneInfo("Europe/Copenhagen"), time_of_day(6, 5))
     predictor = Predictor.load([load_bundle(write(tmp_path / "b", manifest))], days)
     grid = [START + timedelta(minutes=10 * i) for i in range(144)]
     due = {at: [o.name for o in d.outputs] for at in grid for d in predictor.due(at)}
