@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models_onnx.train import expect, weight
+from models_onnx.train import expect, mortality, weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,4 +12,8 @@ if TYPE_CHECKING:
     from agent.bundles import Bundle
     from models_onnx.train.job import Job
 
-TRAINERS: dict[str, Callable[[Job], Bundle]] = {expect.NAME: expect.build, weight.NAME: weight.build}
+TRAINERS: dict[str, Callable[[Job], Bundle]] = {
+    expect.NAME: expect.build,
+    mortality.NAME: mortality.build,
+    weight.NAME: weight.build,
+}
