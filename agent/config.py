@@ -240,7 +240,8 @@ class Models(Section):
     """Which bundles run."""
 
     directory: Path | None = None  # None: the bundles that are shipped with the program
-    use: tuple[str, ...] = ("expect", "weight")  # a name takes its newest version, name/version exactly that one
+    # a name takes its newest version, name/version exactly that one
+    use: tuple[str, ...] = ("expect", "mortality", "weight")
     shadow: Annotated[tuple[str, ...], Field(max_length=2)] = ()  # beside them, for trial: never shown
     threads: Annotated[int, Field(ge=1, le=4)] = 1
 

@@ -306,6 +306,8 @@ class Evidence:
     model: str | None = None
     model_version: str | None = None
     since: datetime | None = None  # when what is seen began, where the evidence knows it (a silent sensor)
+    is_early: bool = False  # a model sees coming what the rule is about; it is not there yet
+    course: tuple[float, ...] = ()  # what it was on the last days, the newest last, where that says more than a figure
 
 
 @dataclass(frozen=True, slots=True)

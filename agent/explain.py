@@ -139,6 +139,8 @@ def explain(
         over = _OVER.get(standing.reason or Reason.BACK_IN_BAND, "is over")
         if standing.reason is Reason.CANNOT_SAY and standing.evidence is not None and standing.evidence.why:
             over = f"cannot be judged any more: {standing.evidence.why}"
+        elif standing.reason is Reason.BACK_IN_BAND and standing.evidence is not None and standing.evidence.why:
+            over = standing.evidence.why
         began = f" (out of course since {when})" if standing.since is not None else ""
         return Explanation(f"{where}: {_subject(rule)} {over}{began}.", (), _NO_CHECK)
     causes = _causes(rule, standing, also, earlier or {})
@@ -198,6 +200,8 @@ def _sentence(rule: WarningRule, standing: Standing) -> str:
     if evidence is None or evidence.actual is None or evidence.expected is None:
         return f"{name} is out of its band"
     actual, expected = (_number(value, evidence.unit) for value in (evidence.actual, evidence.expected))
+    if evidence.is_early:
+        return _forecast(name, evidence, actual, expected)
     way = "below" if direction_of(evidence) < 0 else "above"
     over = (
         "of the last day told"
@@ -212,7 +216,20 @@ def _sentence(rule: WarningRule, standing: Standing) -> str:
         band = (
             f" ({_number(evidence.low, None)} to {_number(evidence.high, evidence.unit)} is usual for this flock now)"
         )
-    return f"{name} {over} is {size}{way} the expected: {actual} instead of {expected}{band}"
+    days = f"; the last days: {_course(evidence)}" if evidence.course else ""
+    return f"{name} {over} is {size}{way} the expected: {actual} instead of {expected}{band}{days}"
+
+
+def _forecast(name: str, evidence: Evidence, actual: str, expected: str) -> str:
+    chance = "" if evidence.confidence is None else f" (probability {evidence.confidence:.0%})"
+    return (
+        f"{name} may be about to become an outbreak{chance}: {actual} on the last day told, {expected} are usual; "
+        f"the last days: {_course(evidence)}; an outbreak begins at {_number(evidence.high, evidence.unit)} a day"
+    )
+
+
+def _course(evidence: Evidence) -> str:
+    return ", ".join(f"{value:.0f}" for value in evidence.course)
 
 
 def _disagreement(rule: WarningRule, evidence: Evidence | None) -> str:
@@ -237,5 +254,11 @@ def _size(evidence: Evidence) -> str:
 def _number(value: float | None, unit: str | None) -> str:
     if value is None:
         return "unknown"
-    digits = f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+    digits = (
+        f"{value:.0f}"
+        if abs(value) >= 100 or unit == "birds"
+        else f"{value:.1f}"
+        if abs(value) >= 1
+        else f"{value:.2g}"
+    )
     return digits if unit is None else f"{digits} {'°C' if unit == 'Cel' else unit}"

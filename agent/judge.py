@@ -97,6 +97,8 @@ def _is_back(rule: WarningRule, evidence: Evidence) -> bool:
 
 
 def _severity(rule: WarningRule, evidence: Evidence) -> Severity:
+    if evidence.is_early:  # one step below what it may become: when it does, that is told anew
+        return Severity(max(rule.severity - 1, Severity.WARNING))
     return max(rule.severity, evidence.severity or rule.severity)
 
 

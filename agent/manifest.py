@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -40,7 +40,10 @@ PLAIN_FACTS = (
     "reference.weight_g",
     "reference.feed_g",
 )
-FACT_PREFIXES = ("strain:", "sex:", "house.")
+FACT_PREFIXES = ("strain:", "sex:", "house.", "losses.")
+
+OUTBREAK = "outbreak"
+"""The label, of probabilities about mortality, that is an outbreak to come."""
 
 _DURATION = re.compile(r"^([1-9]\d*)(min|h|d)$")
 _UNIT_S = {"min": 60, "h": 3600, "d": DAY_S}
@@ -177,6 +180,16 @@ class InputSpec(Part):
                 raise ValueError(message)
         return facts
 
+    @field_validator("facts")
+    @classmethod
+    def _days_back(cls, facts: tuple[str, ...]) -> tuple[str, ...]:
+        for fact in facts:
+            back = fact.removeprefix("losses.")
+            if back != fact and not (back.isdecimal() and int(back) < KEPT_DAYS):
+                message = f"{fact!r} is no fact: losses.<days back>, 0 (the last farm day) to {KEPT_DAYS - 1}"
+                raise ValueError(message)
+        return facts
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if bool(self.features) + bool(self.facts) + (self.series is not None) != 1:
@@ -234,6 +247,7 @@ class Output(Part):
     quantiles: tuple[float, ...] = ()
     horizons: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()  # of probabilities, in the order of the last axis
+    limit: Annotated[float, Field(gt=0, lt=1)] | None = None  # the probability from which on it is a warning
     unit: str | None = None
     of: Feature | None = None  # what is expected, over the horizon that follows the window's end
     cadence_s: Positive | None = None  # where an output is wanted less often than its bundle runs
@@ -250,6 +264,9 @@ class Output(Part):
                 raise ValueError(message)
         if self.meaning == "probabilities" and not self.labels:
             message = f"output {self.name!r} holds probabilities: name their labels"
+            raise ValueError(message)
+        if self.limit is not None and self.meaning != "probabilities":
+            message = f"output {self.name!r}: a limit is of probabilities; quantiles are judged by `judge`"
             raise ValueError(message)
         if wrong := [h for h in self.horizons if h != "slaughter" and horizon_s(h) is None]:
             message = f"output {self.name!r}: {wrong[0]!r} is no horizon; write 30min, 1h, 2d or slaughter"
@@ -270,6 +287,14 @@ class Output(Part):
         if self.meaning == "quantiles":
             return len(self.horizons), len(self.quantiles)
         return (len(self.labels),) if self.meaning == "probabilities" else None
+
+
+class Foresight(NamedTuple):
+    """Where a model says how probable an outbreak of deaths is, and from which probability on the rule warns early."""
+
+    output: str
+    column: int
+    limit: float
 
 
 class Reference(Part):
@@ -362,6 +387,18 @@ class Manifest(Part):
         """The base signals that the bundle needs."""
         features = [f for i in self.input for f in i.features] + [o.of for o in self.output if o.of]
         return frozenset(f.signal for f in features)
+
+    @property
+    def foresight(self) -> Foresight | None:
+        """Where the model sees outbreaks of deaths coming; None: it does not."""
+        for output in self.output:
+            if output.meaning == "probabilities" and output.target == "mortality" and OUTBREAK in output.labels:
+                return (
+                    None
+                    if output.limit is None
+                    else Foresight(output.name, output.labels.index(OUTBREAK), output.limit)
+                )
+        return None
 
 
 def parse_manifest(text: str, where: str) -> Manifest:

@@ -74,7 +74,8 @@ KINDS = {
     # the trailing 7-day median, from day 8 on [F1]. Our judgement: no on-delay (a day's dead are counted, not
     # measured); half a day until it is over (the next count is a day later); the deadband, a fifth of the threshold.
     "mortality": Kind(
-        "the day's dead and culled reach the threshold and three times the median of the last seven days",
+        "the day's dead and culled reach the threshold and three times the median of the last seven days, "
+        "or a model sees that coming",
         "share of the living birds per day",
         About.BIRDS,
         Severity.MAJOR,

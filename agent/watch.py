@@ -83,6 +83,9 @@ EPOCH = from_ms(0)
 MORTALITY_FACTOR = 3.0
 """An outbreak is at least so many times the median of the seven days before it (docs/sources.md, outbreaks)."""
 
+FORESEEN_FOR = timedelta(days=6)
+"""An outbreak that was seen coming and is not there after this is not waited for: what goes on is told anew."""
+
 SEVERITY_STEPS = ((3.0, 2), (2.0, 1))
 """A score of 2 thresholds is one step worse than the rule's own severity, 3 two steps; never above MAJOR by itself."""
 
@@ -153,6 +156,7 @@ class HouseWatch:
         self._rules: dict[str, WarningRule | None] = {}
         self._judged: dict[tuple[str, str, str], _Judged] = {}
         self._losses: list[tuple[date, float]] = []  # dead and culled by farm date, as far as known
+        self._lost_shares: dict[date, float] = {}  # the same, of the birds alive at each day's end
         self._removed: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None  # made when it is asked for
         self._fresh = False
         self._doubted: set[str] = set()
@@ -355,6 +359,7 @@ class HouseWatch:
             slaughter_at_ms=None if end is None else to_ms(self.days.start_of(end)),
             removed_at_ms=self._removed[0],
             removed=self._removed[1],
+            losses=self._lost_shares,
         )
 
     def _count_removed(self, flock: Flock) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -366,7 +371,13 @@ class HouseWatch:
         gone += [(to_ms(at), float(birds)) for at, birds in flock.thinned]
         gone.sort()
         times = np.array([at_ms for at_ms, _ in gone], np.int64)
-        return times, np.cumsum(np.array([birds for _, birds in gone], np.float64))
+        removed = np.cumsum(np.array([birds for _, birds in gone], np.float64))
+        ends = np.array([to_ms(self.days.start_of(day + timedelta(days=1))) for day, _ in self._losses], np.int64)
+        left = (flock.birds_placed or np.nan) - removed[np.searchsorted(times, ends, side="right") - 1]
+        self._lost_shares = {
+            day: birds / live for (day, birds), live in zip(self._losses, left.tolist(), strict=True) if live > 0
+        }
+        return times, removed
 
     # --- the judgement
 
@@ -389,7 +400,7 @@ class HouseWatch:
             self._take(settled)
             changes.append(settled)
         expected = self._expectations(results, at)
-        evidence = {**expected, **self._mortality(at), **self._sensors_evidence(at, monotonic)}
+        evidence = {**expected, **self._mortality(results, at), **self._sensors_evidence(at, monotonic)}
         events: list[WarningEvent] = []
         changed: list[Standing] = []
         for name in dict.fromkeys((*evidence, *self.standings)):
@@ -589,8 +600,11 @@ class HouseWatch:
         local = since.astimezone(self.days.zone)
         return f"{local:%H:%M}" if at - since < timedelta(hours=20) else f"{local:%H:%M on %-d %B}"
 
-    def _mortality(self, at: datetime) -> dict[str, Evidence]:
-        """Return the day's losses against the threshold and against the days before."""
+    def _mortality(self, results: Sequence[HouseResult], at: datetime) -> dict[str, Evidence]:
+        """Return the day's losses against the threshold and the days before, and what a model sees coming.
+
+        The threshold and the median are the floor: a model can only be earlier.
+        """
         flock = self.life.flock
         rule = self._rule("mortality")
         if flock is None or rule is None or flock.birds_placed is None:
@@ -607,17 +621,52 @@ class HouseWatch:
         usual = max(float(np.median(before)), _SMALLEST_USUAL_LOSS * live)
         birds = known[-1][1]
         score = min(birds / (rule.threshold * live), birds / (MORTALITY_FACTOR * usual))
-        return {
-            "mortality": Evidence(
-                score,
-                actual=birds,
-                expected=usual,
-                high=max(rule.threshold * live, MORTALITY_FACTOR * usual),
-                low=0.0,
-                unit="birds",
-                severity=_severity_of(score, rule),
+        found = Evidence(
+            score,
+            actual=birds,
+            expected=usual,
+            high=max(rule.threshold * live, MORTALITY_FACTOR * usual),
+            low=0.0,
+            unit="birds",
+            severity=_severity_of(score, rule),
+            course=tuple(birds for _, birds in known[-_DAYS_TOLD:]),
+        )
+        return {"mortality": found if score >= 1 else self._foreseen(rule, found, results, at)}
+
+    def _foreseen(self, rule: WarningRule, found: Evidence, results: Sequence[HouseResult], at: datetime) -> Evidence:
+        """Return the evidence with what a model says of an outbreak to come, where that weighs more.
+
+        A day no worse than usual is no sign, whatever a model says. Beside the model's own limit stands the rule's
+        threshold: at twice the default it takes twice the odds.
+        """
+        if (found.actual or 0.0) <= (found.expected or 0.0):
+            return found
+        stands = self.standings.get(rule.name)
+        shown = stands.evidence if stands is not None and stands.state in _OUT_OF_COURSE else None
+        was_early = shown is not None and shown.is_early
+        for result in results:
+            foresight = result.manifest.foresight
+            if foresight is None:
+                continue
+            probability = float(result.outputs[foresight.output][foresight.column])
+            stricter = rule.threshold / KINDS[rule.name].threshold
+            score = _odds(probability) / _odds(foresight.limit) / stricter
+            if score <= (found.score or 0.0):
+                return found
+            if was_early and stands is not None and at - (stands.raised_at or at) >= FORESEEN_FOR:
+                return replace(found, why="has not become the outbreak that seemed near")
+            if shown is not None and not was_early:  # an outbreak that is there is none to come
+                return replace(found, score=score)
+            return replace(
+                found,
+                score=score,
+                is_early=True,
+                severity=None,
+                confidence=probability,
+                model=result.manifest.name,
+                model_version=result.manifest.version,
             )
-        }
+        return replace(found, score=None, why="the model that saw it coming says nothing") if was_early else found
 
     def _sensors_evidence(self, at: datetime, monotonic: float) -> dict[str, Evidence]:
         """Return what the sensors show, of rules that stand or should."""
@@ -802,6 +851,7 @@ _UNSHELVED = frozenset({WarningState.ACTIVE, WarningState.ACKNOWLEDGED})
 _DEFAULT_JUDGE = Judge(low=3.0, high=3.0)  # half bands; a manifest that was calibrated says its own
 _SMALLEST_HALF_BAND = 1e-9
 _DAYS_FOR_A_MEDIAN = 3
+_DAYS_TOLD = 7  # of the course, in the words of a warning
 _SMALLEST_USUAL_LOSS = 0.0002  # of the living birds a day: below that a single bird would be a multiple
 
 
@@ -852,6 +902,10 @@ def modelled_rules(outputs: Iterable[Output]) -> Iterator[tuple[str, timedelta]]
             for horizon in output.horizons:
                 length_s = horizon_s(horizon) or 0
                 yield f"{_kind_of_horizon(length_s)}-{output.of.signal}", timedelta(seconds=length_s)
+
+
+def _odds(probability: float) -> float:
+    return probability / max(1 - probability, 1e-6)
 
 
 def _signal_of(rule: str) -> str:

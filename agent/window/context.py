@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from agent.window.buckets import DAY_MS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
+    from datetime import date, datetime
 
     from numpy.typing import NDArray
 
@@ -42,6 +43,7 @@ class FlockContext:
     slaughter_at_ms: int | None = None  # planned
     removed_at_ms: I64 = field(default_factory=lambda: _NO_TIMES)  # ascending: deaths, culls, thinnings
     removed: F64 = field(default_factory=lambda: _NO_BIRDS)  # birds removed up to and including each of them
+    losses: Mapping[date, float] = field(default_factory=dict)  # share of the living lost, by farm date, where told
     facts: Mapping[str, float] = field(default_factory=dict)  # what else a manifest may ask for: "house.weight_bias"
 
     def live_at(self, at_ms: I64) -> F64:
@@ -79,6 +81,9 @@ def curve_at(curve: F64, age_days: F64) -> F64:
 def fact_of(flock: FlockContext, name: str, at: datetime, days: FarmDays) -> float:
     """Return a fact about the flock as of ``at``; NaN where it is not known."""
     at_ms = to_ms(at)
+    if name.startswith("losses."):
+        day = days.date_of(from_ms(at_ms - 1))  # the last instant of a day is its own
+        return flock.losses.get(day - timedelta(days=int(name[7:])), NAN)
     now = np.array([at_ms])
     kind, _, which = name.partition(":")
     match kind:

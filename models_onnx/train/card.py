@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from agent.manifest import Judge
     from models_onnx.train.data import Farms
+    from models_onnx.train.mortality_courses import Sample
 
 _DATA = """
 ## Data
@@ -112,4 +113,51 @@ p10 to p90):
 - Without any scale it falls back on feed and the curve; the interval is then much wider.
 - Slaughter weight means live weight in the house, before feed withdrawal and transport.
 - Flocks older than 50 days lie beyond what it was trained on.
+{_LICENCE}"""
+
+
+def mortality_card(days: int, usual: Sample, odd: Sample, limit: float, metrics: Mapping[str, float]) -> str:
+    """Return the card of ``mortality``."""
+    rows = "\n".join(f"| {name} | {value:g} |" for name, value in metrics.items())
+    return f"""# mortality 1.0.0
+
+Whether an outbreak of deaths is about to begin: a probability from the daily losses of the last 15 days, the flock's
+age and its living birds. The agent's rule `mortality` warns early where it reaches {limit:g}; the plain rule (at least
+0.30 % of the living birds in a day, and three times the median of the week before) stays its floor.
+
+One small network (64 and 32 units) behind columns that compare the day with what the flock is used to, with how much
+its single days vary, with chance in a house of its size, and with what would be an outbreak tomorrow. Rounds left out
+and counted next day are spread over their days, negative corrections are taken off the day before. Water, feed, weight
+and climate are not looked at: on commercial flocks they did not lead the outbreaks (docs/sources.md, F1).
+
+## Data
+
+Simulated courses of daily losses only (`models_onnx/train/mortality_courses.py`): {days:,} days of
+flocks of 5,000 to 50,000 birds, 31 to 61 days old. No row of any real flock. {odd.populations} populations of
+{odd.flocks} flocks are from wide ranges; {usual.populations} of {usual.flocks} from the part of them in which simple
+rules find about as many outbreaks, as early and as often falsely as they did on 48 commercial flocks: those published
+figures chose the ranges, the flocks are not known to us.
+
+Rebuilt by `make models`: the same seeds give the same data and weights.
+
+## How good
+
+Populations of flocks that it has never seen, judged as the agent judges them (a raised warning is an alarm), by the
+definitions of docs/sources.md, F1: outbreaks, the week before one in which an alarm finds it, false episodes. Without
+`wide_`: populations like commercial flocks; the limit is the least that raised at most 0.28 false episodes per flock
+on them. `lead_1d_share` is the share of all outbreaks that were found a day ahead or more; `early_probability` what the
+early warnings said on average when they rose, `early_came_true` how many of them an outbreak followed within a week.
+Other physics, other noise and the simple rules beside it: `models_onnx/OUTBREAKS.md`.
+
+| figure | value |
+|---|---|
+{rows}
+
+## Limits
+
+- It has seen simulated flocks. How often it is right on a farm hangs on how unruly that farm's counts are; where it
+  cries too often, a higher `threshold` of the rule makes it quieter.
+- Many outbreaks come without a sign in the counts of the days before; those are found on their day, by the plain rule.
+- A count that is told late is judged late; of days that nobody told it knows nothing.
+- Before day 8, and where nobody said how many birds were placed, the agent does not ask it.
 {_LICENCE}"""

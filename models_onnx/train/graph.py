@@ -101,6 +101,24 @@ class Graph:
         known = self.op("ReduceSum", self.op("Where", unknown, self.const(0.0), self.const(1.0)), axis, keepdims=1)
         return self.div(total, known)  # 0 / 0 is NaN
 
+    def median_known(self, a: str, count: int) -> str:
+        """Return the median of the numbers in each row of ``a`` [houses, count], as [houses, 1]; NaN without one."""
+        unknown = self.op("IsNaN", a)
+        ordered = f"ordered_{len(self._nodes)}"  # rising, what is unknown last
+        filled = self.op("Where", unknown, self.const(1e30), a)
+        ends = [ordered, f"{ordered}_from"]
+        size = self.const([count], np.int64)
+        self._nodes.append(helper.make_node("TopK", [filled, size], ends, axis=1, largest=0, sorted=1))
+        each = self.op("Where", unknown, self.const(0.0), self.const(1.0))
+        known = self.op("ReduceSum", each, self.const([-1], np.int64), keepdims=1)
+        sides = []
+        for back in (-0.5, 0.0):  # the two in the middle, or twice the one
+            place = self.op("Floor", self.add(self.mul(known, self.const(0.5)), self.const(back)))
+            place = self.op("Clip", place, self.const(0.0), self.const(float(count - 1)))
+            sides.append(self.op("GatherElements", ordered, self.op("Cast", place, to=TensorProto.INT64), axis=1))
+        middle = self.mul(self.add(*sides), self.const(0.5))
+        return self.op("Where", self.op("Greater", known, self.const(0.5)), middle, self.const(np.nan))
+
     def unrest(self, a: str, b: str) -> str:
         """Return the mean size of a - b by row: how far apart what should be alike has been lately."""
         return self.mean_known(self.op("Abs", self.sub(a, b)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models_onnx.train import anomaly, expect, weight
+from models_onnx.train import anomaly, expect, mortality, weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,5 +15,6 @@ if TYPE_CHECKING:
 TRAINERS: dict[str, Callable[[Job], Bundle]] = {
     anomaly.NAME: anomaly.build,
     expect.NAME: expect.build,
+    mortality.NAME: mortality.build,
     weight.NAME: weight.build,
 }
