@@ -128,8 +128,10 @@ class Views:
         value = g.op("Cast", self._value, to=TensorProto.DOUBLE)
         largest = g.op("ReduceMax", g.op("Abs", self._value), axes=[1], keepdims=1)
         value = g.div(value, g.op("Cast", g.add(largest, g.const(1e-30)), to=TensorProto.DOUBLE))
-        count = g.op("Max", self._before(self._known, READINGS), g.const(1.0))
-        known, counted = (g.op("Cast", a, to=TensorProto.DOUBLE) for a in (self._known, count))
+        before = self._before(self._known, READINGS)
+        count = g.op("Max", before, g.const(1.0))
+        comparable = g.mul(self._known, g.op("Min", before, g.const(1.0)))  # the first has nothing before it
+        known, counted = (g.op("Cast", a, to=TensorProto.DOUBLE) for a in (comparable, count))
         off = g.mul(g.sub(value, g.div(self._before(value, READINGS, keep=True), counted)), known)
         variance = g.div(self._before(g.mul(off, off), READINGS, keep=True), counted)
         variance = g.op("Max", variance, g.const(0.0, np.float64))
@@ -319,7 +321,7 @@ def _rows(seeds: Sequence[int], share: float) -> tuple[F32, NDArray[np.bool_]]:
 
 def build(job: Job) -> Bundle:
     """Train the bundle from simulated series and write it."""
-    train_count, judged_count, epochs = (6, 4, 2) if job.tiny else (220, 60, 10)
+    train_count, judged_count, epochs = (6, 4, 2) if job.tiny else (160, 50, 10)
     begun = time.monotonic()
     columns, wanted = _rows(range(SEED, SEED + train_count), 0.2)
     job.say(
