@@ -25,7 +25,7 @@ from models_onnx.evaluate.baselines.daily import detections
 from models_onnx.evaluate.bootstrap import figure, median_of
 from models_onnx.evaluate.campaign import FULL, Job, Size, faults_of, jobs_of, outcomes_of
 from models_onnx.evaluate.expected import expected_of
-from models_onnx.evaluate.figures import coverage_of, false_figures, fault_figures, plain
+from models_onnx.evaluate.figures import all_figures, coverage_of, false_figures, fault_figures, plain
 from models_onnx.evaluate.play import Held, Played, Predicted, Raised, play, predictor_of
 from models_onnx.evaluate.record import STEPS_A_DAY, HouseRecord, records_of
 from models_onnx.evaluate.report import write
