@@ -188,7 +188,7 @@ def false_figures(quiet: Sequence[Quiet]) -> dict[str, Any]:
         "rate": {name: rate(name) for name in DETECTED_BY},
         "episodes": {name: episodes(name) for name in DETECTED_BY},
         "by_rule": {name: by_rule(name) for name in (OURS, RULES)},
-        "told_gaps": ratio_of(sum(row.told_gaps[OURS] for row in quiet), days),
+        "true_all_the_same": ratio_of(sum(row.true_all_the_same[OURS] for row in quiet), days),
     }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models_onnx.evaluate.baselines.daily import days_of
-from models_onnx.evaluate.scoring import OURS, alarm_of
+from models_onnx.evaluate.scoring import DEAD, OURS, alarm_of
 from models_onnx.farm.farm import DAY_MS
 from models_onnx.train.outbreaks import first_days, judged, rule
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from models_onnx.evaluate.record import HouseRecord
     from models_onnx.train.outbreaks import Score
 
-DEAD = frozenset({"dead", "culled"})
 LONGEST = 60  # days: all flocks in one table
 SHARES = (0.0006, 0.0008, 0.001, 0.0012, 0.0015, 0.002, 0.0025, 0.003)
 FACTORS = (0.0, 1.5, 2.0, 2.5, 3.0, 4.0)

@@ -113,14 +113,14 @@ def records_of(
                 flocks=flocks,
                 true_weight_g=recording.true_weight_g[house],
                 begin_ms=to_ms(start),
-                set_point=_set_point(ranges, seed, house, recording.at_ms, flocks),
+                set_point=set_point_of(ranges, seed, house, recording.at_ms, flocks),
                 fault=of_house.get(house),
             )
         )
     return records
 
 
-def _set_point(ranges: RangeSet, seed: int, house: int, at_ms: I64, flocks: Sequence[FlockTruth]) -> F64:
+def set_point_of(ranges: RangeSet, seed: int, house: int, at_ms: I64, flocks: Sequence[FlockTruth]) -> F64:
     """Return the set point of a house's climate computer, which knows it; NaN where no birds are."""
     drawn = draw(HOUSE_RANGES, ranges, generator(seed, ranges, 1, house))
     set_point = np.full(len(at_ms), np.nan)

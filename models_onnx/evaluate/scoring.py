@@ -3,8 +3,10 @@
 - An alarm is *right* where it rises between the fault's onset and its end (and ``GRACE_MS`` after it: what a day's sum
   or the morning's round shows comes later), about a signal that the fault moves (``MOVES``). One that stood before does
   not count.
-- *False* is every alarm in a house in which nothing is wrong, but for one that tells of a sensor that really was
-  silent. Alarms of one house at most ``ONE_EPISODE_MS`` apart are one episode: one walk to the house.
+- *False* is every alarm in a house in which nothing is wrong, but for those that tell the truth all the same: that a
+  sensor is silent which really is, or that birds die within a week of what in the counts that people tell *is* an
+  outbreak (train/outbreaks.py; birds die in healthy flocks, too). Alarms of one house at most ``ONE_EPISODE_MS`` apart
+  are one episode: one walk to the house.
 - The *lead* is how much earlier our first right alarm rises than the house computer's. A fault that the house computer
   never sees is censored: it counts as seen when the time in which an alarm is right ends, so the lead is at least that.
   A fault that only we miss has a lead of minus infinity; one that both miss has none, and counts under "found" only.
@@ -27,6 +29,7 @@ from models_onnx.evaluate.baselines.alarms import Alarm
 from models_onnx.evaluate.record import STEP_MS
 from models_onnx.farm.farm import DAY_MS, HOUR_MS
 from models_onnx.farm.faults import FAULTS
+from models_onnx.train.outbreaks import FINDS_DAYS, first_days
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 OURS, RULES = "flockwatch", "house computer"
 GRACE_MS = DAY_MS
 ONE_EPISODE_MS = 12 * HOUR_MS
+DEAD = frozenset({"dead", "culled"})
 ANY = "*"  # an alarm about the whole house
 STEPS = ("mild", "medium", "severe")  # thirds of the severities of a kind
 
@@ -153,6 +157,15 @@ def is_told_gap(record: HouseRecord, alarm: Alarm) -> bool:
     return all(name in record.signals and bool(np.isnan(record.signals[name][at : at + 2]).any()) for name in names)
 
 
+def outbreaks_of(record: HouseRecord) -> list[int]:
+    """Return the first instants of the days that are outbreaks in the counts that people told."""
+    found = []
+    for days in daily.days_of(record):
+        first = np.flatnonzero(first_days(days.dead_share[None])[0])
+        found += [days.begin_ms + day * DAY_MS for day in first.tolist()]
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """How one fault was found: hours from its onset to the first right alarm of each detector, None = never."""
@@ -243,7 +256,7 @@ class Quiet:
     house_days: float  # with birds
     false: dict[str, Counter[str]]  # by detector and rule
     episodes: dict[str, int]
-    told_gaps: dict[str, int] = field(default_factory=dict)  # right ones, of sensors that really were silent
+    true_all_the_same: dict[str, int] = field(default_factory=dict)  # of silent sensors, and of outbreaks
 
 
 def quiet_of(record: HouseRecord, played: Played, until_ms: int | None = None) -> Quiet:
@@ -252,14 +265,19 @@ def quiet_of(record: HouseRecord, played: Played, until_ms: int | None = None) -
     days = sum(max(min(f.end_ms, end_ms) - f.placed_ms, 0) for f in record.flocks) / DAY_MS
     false: dict[str, Counter[str]] = {}
     episodes: dict[str, int] = {}
-    gaps: dict[str, int] = {}
+    true: dict[str, int] = {}
+    deaths = outbreaks_of(record)
     for name, alarms in alarms_of(record, played).items():
         early = [alarm for alarm in alarms if alarm.at_ms < end_ms]
-        wrong = [alarm for alarm in early if not is_told_gap(record, alarm)]
-        gaps[name] = len(early) - len(wrong)
+        wrong = [alarm for alarm in early if not (is_told_gap(record, alarm) or _is_outbreak(alarm, deaths))]
+        true[name] = len(early) - len(wrong)
         false[name] = Counter(alarm.rule for alarm in wrong)
         episodes[name] = episodes_of(wrong)
-    return Quiet(record.farm, days, false, episodes, gaps)
+    return Quiet(record.farm, days, false, episodes, true)
+
+
+def _is_outbreak(alarm: Alarm, deaths: Iterable[int]) -> bool:
+    return alarm.signal in DEAD and any(abs(alarm.at_ms - day_ms) <= FINDS_DAYS * DAY_MS for day_ms in deaths)
 
 
 def episodes_of(alarms: Iterable[Alarm]) -> int:

@@ -27,17 +27,20 @@ from models_onnx.evaluate.campaign import FULL, Job, Size, faults_of, jobs_of, o
 from models_onnx.evaluate.expected import expected_of
 from models_onnx.evaluate.figures import all_figures, coverage_of, false_figures, fault_figures, plain
 from models_onnx.evaluate.play import Held, Played, Predicted, Raised, play, predictor_of
-from models_onnx.evaluate.record import STEPS_A_DAY, HouseRecord, records_of
+from models_onnx.evaluate.record import STEPS_A_DAY, HouseRecord, records_of, set_point_of
 from models_onnx.evaluate.report import write
 from models_onnx.evaluate.scenarios import SCENARIOS
-from models_onnx.evaluate.scoring import OURS, RULES, episodes_of, found_of, quiet_of
+from models_onnx.evaluate.scoring import OURS, RULES, episodes_of, found_of, moved_by, quiet_of, right_causes
 from models_onnx.evaluate.weights import weighed_of
-from models_onnx.farm.farm import DAY_MS, HOUR_MS, FlockTruth, Told, iso
-from models_onnx.farm.faults import Fault
+from models_onnx.farm.farm import DAY_MS, HOUR_MS, Farm, FlockTruth, Told, iso
+from models_onnx.farm.faults import FAULTS, Fault
+from models_onnx.farm.sensors import SIGNALS
 from models_onnx.farm.truth import FaultTruth
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from models_onnx.farm.params import RangeSet
 
 START = datetime(2027, 5, 1, tzinfo=UTC)
 FAULT_FROM_MS = to_ms(START) + 4 * DAY_MS + 10 * HOUR_MS
@@ -217,7 +220,34 @@ def test_a_sensor_that_really_is_silent_is_no_false_warning() -> None:
     told = Played([Raised("missing-co2", "co2", at_ms, 0, ()), Raised("missing-light", "light", at_ms, 0, ())])
     quiet = quiet_of(record, told)
     assert quiet.false[OURS] == {"missing-light": 1}
-    assert quiet.told_gaps[OURS] == 1
+    assert quiet.true_all_the_same[OURS] == 1
+
+
+def test_a_warning_of_deaths_beside_an_outbreak_is_not_false_in_a_healthy_house() -> None:
+    record = changed(plain_house(), "dead", 20 + 1 / 3, 0.17, 120.0)
+    near, far = record.begin_ms + 17 * DAY_MS, record.begin_ms + 10 * DAY_MS
+    told = Played([Raised("mortality", "dead", near, 1, ()), Raised("mortality", "dead", far, 1, ())])
+    assert quiet_of(record, told).false[OURS] == {"mortality": 1}
+
+
+@pytest.mark.parametrize("name", list(FAULTS))
+def test_every_fault_moves_signals_that_there_are_and_has_a_cause(name: str) -> None:
+    record = plain_house()
+    for signal in FAULTS[name].signals or (None,):
+        fault = replace(a_fault(name), signal=signal)
+        found = found_of(record, fault, Played())
+        assert moved_by(fault)
+        assert right_causes(found)
+        assert moved_by(fault) & {*SIGNALS, "clock"}
+
+
+@pytest.mark.parametrize("ranges", ["validation", "test"])
+def test_the_house_computer_knows_its_set_point(ranges: RangeSet) -> None:
+    farm = Farm(4, 5, START, ranges=ranges)
+    farm.run_to(farm.start_ms + 3 * DAY_MS)
+    for house, flock in enumerate(farm.flocks()):
+        told = set_point_of(ranges, 5, house, np.array([farm.at_ms]), [flock])
+        assert told[0] == pytest.approx(farm.climate.set_point[house], abs=0.05)
 
 
 def test_warnings_close_together_are_one_episode() -> None:
