@@ -1,4 +1,4 @@
-"""How right the expectations are that the agent holds measurements against, rule by rule, as it does so."""
+"""How right the expectations are that the agent holds measurements against, output by output, as it does so."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ LEVELS = np.array((0.1, 0.5, 0.9))
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """Sums over the instants of one rule of one house; water and feed are the house's, in l and kg."""
+    """Sums over the instants of one output in one house; water and feed are the house's, in l and kg."""
 
     farm: str
-    rule: str
+    output: str
     instants: int
     unsaid: int
     inside: int  # between p10 and p90
@@ -36,14 +36,14 @@ class Expected:
 
 
 def expected_of(record: HouseRecord, played: Played) -> Iterator[Expected]:
-    """Yield the sums of every rule."""
-    for rule, held in sorted(played.held.items()):
-        yield _sums(record.farm, rule, held)
+    """Yield the sums of every output."""
+    for output, held in sorted(played.held.items()):
+        yield _sums(record.farm, output, held)
 
 
-def _sums(farm: str, rule: str, held: Held) -> Expected:
+def _sums(farm: str, output: str, held: Held) -> Expected:
     if not held.rows:
-        return Expected(farm, rule, 0, held.unsaid, 0, 0, 0, 0.0, 0, 0.0, 0.0)
+        return Expected(farm, output, 0, held.unsaid, 0, 0, 0, 0.0, 0, 0.0, 0.0)
     at_ms = np.array([row[0] for row in held.rows], np.int64)
     actual, low, middle, high = np.array([row[1:] for row in held.rows]).T
     off = actual[:, None] - np.column_stack((low, middle, high))
@@ -53,7 +53,7 @@ def _sums(farm: str, rule: str, held: Held) -> Expected:
     yesterday = actual[before[both]]
     return Expected(
         farm,
-        rule,
+        output,
         len(at_ms),
         held.unsaid,
         int(((actual >= low) & (actual <= high)).sum()),

@@ -232,14 +232,14 @@ def all_weights(weighed: Sequence[Weighed]) -> dict[str, Any]:
 
 
 def expected_figures(expected: Sequence[Expected]) -> dict[str, Any]:
-    """Return coverage and error of each rule's expectation."""
+    """Return coverage and error of each output's expectation."""
     found: dict[str, Any] = {}
-    for rule in sorted({row.rule for row in expected}):
-        rows = [row for row in expected if row.rule == rule]
+    for output in sorted({row.output for row in expected}):
+        rows = [row for row in expected if row.output == output]
         instants = sum(row.instants for row in rows)
         if not instants:
             continue
-        found[rule] = {
+        found[output] = {
             "instants": instants,
             "unsaid": ratio_of(sum(r.unsaid for r in rows), instants + sum(r.unsaid for r in rows)),
             "inside": figure(rows, lambda of: ratio_of(sum(r.inside for r in of), sum(r.instants for r in of))),
@@ -254,12 +254,12 @@ def expected_figures(expected: Sequence[Expected]) -> dict[str, Any]:
 
 
 def coverage_of(expected: Sequence[Expected]) -> Figure:
-    """Return the share of actual values within p10 to p90, every rule counting alike."""
+    """Return the share of actual values within p10 to p90, every output counting alike."""
 
     def mean(rows: Sequence[Expected]) -> float:
         shares = []
-        for rule in {row.rule for row in rows}:
-            of = [row for row in rows if row.rule == rule and row.instants]
+        for output in {row.output for row in rows}:
+            of = [row for row in rows if row.output == output and row.instants]
             if of:
                 shares.append(sum(r.inside for r in of) / sum(r.instants for r in of))
         return float(np.mean(shares)) if shares else math.nan

@@ -33,9 +33,13 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from agent.commands import FlockCommand
     from agent.domain import Evidence, QualityInterval, WarningEvent
+    from agent.manifest import Feature, Output
     from agent.watch import HouseResult, Outcome
+    from agent.window import Measured
     from models_onnx.evaluate.record import HouseRecord
 
 CONFIG = parse_config({"site": {"id": "evaluation", "timezone": "UTC"}}, "evaluation")
@@ -69,7 +73,7 @@ class Predicted:
 
 @dataclass(slots=True)
 class Held:
-    """What one rule of a house held against its expectation; columns at, actual, p10, p50, p90."""
+    """What was held against one output of a model; columns at, actual, p10, p50, p90."""
 
     rows: list[tuple[int, float, float, float, float]] = field(default_factory=list)
     unsaid: int = 0  # times at which it could not say
@@ -89,15 +93,24 @@ class _Tapped(HouseWatch):
 
     tap: dict[str, defaultdict[str, Held]]  # by house; set for each play
 
-    def _expectations(self, results: Sequence[HouseResult], at: datetime) -> dict[str, Evidence]:
-        found = super()._expectations(results, at)
+    def _held_against(
+        self,
+        name: str,
+        output: Output,
+        feature: Feature,
+        quantiles: NDArray[np.float64],
+        actual: Measured,
+        scale: float,
+        result: HouseResult,
+        at: datetime,
+    ) -> Evidence:
+        found = super()._held_against(name, output, feature, quantiles, actual, scale, result, at)
         if self.life.state is HouseState.ACTIVE:
-            tap, at_ms = self.tap[self.house], to_ms(at)
-            for rule, e in found.items():
-                if e.actual is None or e.low is None or e.expected is None or e.high is None:
-                    tap[rule].unsaid += 1
-                else:
-                    tap[rule].rows.append((at_ms, e.actual, e.low, e.expected, e.high))
+            held = self.tap[self.house][output.name]
+            if found.actual is None or found.low is None or found.expected is None or found.high is None:
+                held.unsaid += 1
+            else:
+                held.rows.append((to_ms(at), found.actual, found.low, found.expected, found.high))
         return found
 
 

@@ -430,7 +430,7 @@ def _or_dash(of: WeightFigures | None) -> str:
 def _expected(figures: Mapping[str, Any]) -> str:
     rows = [
         (
-            rule,
+            output,
             f"{of['instants']:,}",
             of["inside"].text(".0%"),
             f"{of['below']:.0%} / {of['above']:.0%}",
@@ -439,7 +439,7 @@ def _expected(figures: Mapping[str, Any]) -> str:
             f"{of['pinball']:.3g}",
             f"{of['unsaid']:.0%}",
         )
-        for rule, of in figures["expected"].items()
+        for output, of in figures["expected"].items()
     ]
     return f"""## Expectations
 
@@ -449,7 +449,7 @@ above
 house's
 units; how often it could not say.
 
-{_table(("rule", "instants", "within", "below / above", "of yesterday's error", "error", "pinball", "unsaid"), rows)}
+{_table(("what", "instants", "within", "below / above", "of yesterday's error", "error", "pinball", "unsaid"), rows)}
 ![share within p10 to p90](results/coverage.svg)
 """
 

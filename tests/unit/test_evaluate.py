@@ -164,8 +164,8 @@ def test_what_is_played_in_memory_is_what_replay_says_of_the_same_files(
 def test_the_tap_changes_nothing_and_holds_what_was_expected(houses: list[HouseRecord]) -> None:
     [played] = play(houses[:1], predictor_of(shipped_directory()))
     rows = list(expected_of(houses[0], played))
-    assert {row.rule for row in rows} >= {"deviation-water", "deviation-feed", "trend-water"}
-    [water] = [row for row in rows if row.rule == "deviation-water"]
+    assert {row.output for row in rows} >= {"water_1h", "feed_1h", "water_1d"}
+    [water] = [row for row in rows if row.output == "water_1h"]
     assert water.instants + water.unsaid > 4 * STEPS_A_DAY
     assert water.inside + water.below + water.above == water.instants
 
