@@ -16,14 +16,13 @@ from agent.errors import FlockwatchError
 from models_onnx.evaluate.campaign import FULL, SHORT, jobs_of, run_all
 from models_onnx.evaluate.figures import all_figures
 from models_onnx.evaluate.play import predictor_of
-from models_onnx.evaluate.real_ammonia import forecasts
-from models_onnx.evaluate.report import ammonia_section, write
+from models_onnx.evaluate.real import sections
+from models_onnx.evaluate.report import write
 from models_onnx.farm.params import RANGE_SETS
 
 if TYPE_CHECKING:
     from agent.predict import Predictor
     from models_onnx.evaluate.campaign import Size
-    from models_onnx.evaluate.report import Section
 
 FINAL = "test"
 _WHAT = {
@@ -71,14 +70,9 @@ def main(arguments: list[str] | None = None, *, size: Size | None = None) -> int
         "flocks": "their whole lives" if size.days is not None else "two flocks each",
         "kinds": len(figures["detection"]["by_fault"]),
     }
-    write(chosen.out, about, figures, real_sections(chosen.real, predictor), bytes_of(predictor))
+    write(chosen.out, about, figures, sections(chosen.real, predictor), bytes_of(predictor))
     say(f"wrote {chosen.out / 'RESULTS.md'}")
     return 0
-
-
-def real_sections(real: Path | None, predictor: Predictor) -> list[Section]:
-    """Return the parts about real data sets."""
-    return [ammonia_section(forecasts(real, predictor) if real is not None else [])]
 
 
 def bytes_of(predictor: Predictor) -> int:

@@ -239,7 +239,8 @@ def _filled(text: str) -> str:
     return "\n\n".join(paragraphs)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     lines_ = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines_) + "\n"
 
@@ -247,12 +248,12 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def _goals(goals: Sequence[Goal]) -> str:
     said = {True: "met", False: "**missed**", None: "-"}
     rows = [(g.what, g.goal, g.reached, said[g.met], g.beside) for g in goals]
-    return "## Goals\n\n" + _table(("what", "goal", "reached", "", "beside it"), rows)
+    return "## Goals\n\n" + table(("what", "goal", "reached", "", "beside it"), rows)
 
 
 def _detection(figures: Mapping[str, Any]) -> str:
     detection = figures["detection"]
-    overall = _table(
+    overall = table(
         ("detector", "found", "of all, seen or not", "by chance", "false per house-day", "episodes per house-day"),
         [
             (
@@ -266,7 +267,7 @@ def _detection(figures: Mapping[str, Any]) -> str:
             for name in DETECTED_BY
         ],
     )
-    by_fault = _table(
+    by_fault = table(
         ("fault", "houses", "shown", "found", "house computer", "by chance", "after, h", "shown after, h",
          "house computer after, h", "lead, h", *STEPS, "cause first", "in three"),
         [_fault_row(name, of) for name, of in detection["by_fault"].items()],
@@ -322,10 +323,10 @@ On the
 {before["episodes"][OURS].text(".3f")}. Besides, {false["true_all_the_same"]:.3f} per house-day tell the truth
 all the same: that a sensor is silent which really is, or of what in the counts of the dead is an outbreak.
 
-{_table(("rule", "false per house-day"), rows)}
+{table(("rule", "false per house-day"), rows)}
 The house computer's, on the same house-days:
 
-{_table(("alarm", "false per house-day"), theirs)}
+{table(("alarm", "false per house-day"), theirs)}
 ![false warnings per house-day, by detector](results/false.svg)
 """
 
@@ -362,7 +363,7 @@ first three in
     rows = [(f"{b['said']:.2f}", f"{b['right']:.2f}", str(b["n"])) for b in causes["calibration"]]
     return (
         text + f"\nThe probability of the first cause against how often it is right (mean difference "
-        f"{causes['calibration_error']:.2f}):\n\n{_table(('said', 'right', 'n'), rows)}"
+        f"{causes['calibration_error']:.2f}):\n\n{table(('said', 'right', 'n'), rows)}"
     )
 
 
@@ -382,7 +383,7 @@ By the definition used on commercial flocks (`models_onnx/train/outbreaks.py`), 
 {outbreaks["flocks"]} flocks.
 The two-parameter rules are those that find all, fitted to these very flocks.
 
-{_table(("detector", "found", "median lead, d", "false episodes per flock"), rows)}
+{table(("detector", "found", "median lead, d", "false episodes per flock"), rows)}
 ![lead against false episodes](results/outbreaks.svg)
 """
 
@@ -397,7 +398,7 @@ def _weight(weight: Mapping[str, Any]) -> str:
     ]
     calibrated = (
         "\nThe house's own earlier slaughter weight teaches: first flock of a house, and the one after it.\n\n"
-        + _table(("what", "first flock", "second flock"), later)
+        + table(("what", "first flock", "second flock"), later)
         if later
         else ""
     )
@@ -407,7 +408,7 @@ Mean absolute error in % of the true mean weight of each morning's predictions (
 be
 made; from day 10 on. The simple ones take the scale as it is.
 
-{_table(("what", "weight", "in g", "within p10 to p90", "pinball, %", *names), rows)}{calibrated}
+{table(("what", "weight", "in g", "within p10 to p90", "pinball, %", *names), rows)}{calibrated}
 ![error by days before the slaughter](results/weight.svg)
 """
 
@@ -449,7 +450,7 @@ above
 house's
 units; how often it could not say.
 
-{_table(("what", "instants", "within", "below / above", "of yesterday's error", "error", "pinball", "unsaid"), rows)}
+{table(("what", "instants", "within", "below / above", "of yesterday's error", "error", "pinball", "unsaid"), rows)}
 ![share within p10 to p90](results/coverage.svg)
 """
 
@@ -476,7 +477,7 @@ def _robustness(robustness: Mapping[str, Any]) -> str:
 
 The same farms, half of the houses with a fault, again and again: `models_onnx/evaluate/scenarios.py`.
 
-{_table(header, rows)}"""
+{table(header, rows)}"""
 
 
 def _share(value: float) -> str:
@@ -569,7 +570,7 @@ def ammonia_section(found: Sequence[Forecast]) -> Section:
     of the coming
 hour from what was known then; mean absolute errors. Nothing was trained or tuned on it.
 
-{_table(header, rows)}"""
+{table(header, rows)}"""
     goals = tuple(
         Goal(
             f"real house, {f.signal} an hour ahead (mean absolute error)",
