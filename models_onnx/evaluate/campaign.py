@@ -19,10 +19,11 @@ from models_onnx.evaluate.mortality import deaths_of
 from models_onnx.evaluate.play import play, predictor_of
 from models_onnx.evaluate.record import records_of
 from models_onnx.evaluate.scenarios import SCENARIOS
-from models_onnx.evaluate.scoring import GRACE_MS, SLOW, found_of, quiet_of
+from models_onnx.evaluate.scoring import LASTING, SLOW, found_of, quiet_of, right_until
 from models_onnx.evaluate.weights import weighed_of
 from models_onnx.farm.campaign import draw_fault, kinds_of
-from models_onnx.farm.farm import DAY_MS
+from models_onnx.farm.farm import DAY_MS, HOUR_MS
+from models_onnx.farm.faults import FAULTS
 from models_onnx.farm.flocks import plan_flock
 from models_onnx.farm.params import generator
 
@@ -43,6 +44,7 @@ SEED = 91_000  # none of the training's
 PLAIN = "as it is"
 ONLY_IN_HEAT = ("cooling_failure", "heat_wave")  # their farms begin in summer, or they would show nothing
 OF_THE_FARM = "heat_wave"  # one weather: all houses of its farm have it
+LEAST_H = 96.0  # of a slow fault, before the flock leaves
 SUMMER = 6  # the month
 SCENARIO_FAULTS = ("water_line_blocked", "coccidiosis", "feed_outage", "growth_lag", "ventilation_failure", *SLOW[3:6])
 FAULT_DAYS, SCENARIO_DAYS, TWO_FLOCKS = 52, 44, 104
@@ -179,7 +181,10 @@ def faults_of(job: Job) -> list[Fault]:
             job.seed, job.ranges, house=first, number=0, placed_on=job.start.date(), capacity=1.0
         )  # the flock that the farm will place
         rng = generator(job.seed, job.ranges, 9, first)
-        fault = draw_fault(kind, plan, rng, job.ranges, start_ms, start_ms + job.days * DAY_MS)
+        shows_h = LEAST_H if kind in LASTING else min(FAULTS[kind].drawn_hours[0], LEAST_H)
+        room_ms = round(shows_h * HOUR_MS)  # or the flock's end hides what it does
+        last_ms = min(start_ms + job.days * DAY_MS, plan.catch_ms) - room_ms
+        fault = draw_fault(kind, plan, rng, job.ranges, start_ms, last_ms)
         if fault is not None:
             found.append(replace(fault, house=house))
     return found
@@ -198,7 +203,7 @@ def played_of(job: Job, bundles: Path) -> tuple[list[HouseRecord], list[Played]]
         restock=job.restock,
     )
     records = [
-        record if record.fault is None else record.until(record.fault.to_ms + GRACE_MS + DAY_MS) for record in records
+        record if record.fault is None else record.until(right_until(record.fault) + DAY_MS) for record in records
     ]
     change = SCENARIOS[job.scenario]
     records = [change(record, generator(job.seed, job.ranges, 11, house)) for house, record in enumerate(records)]

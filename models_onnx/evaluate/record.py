@@ -53,7 +53,8 @@ class HouseRecord:
     flocks: tuple[FlockTruth, ...]
     true_weight_g: F64  # at noon of each day from ``begin_ms`` on, NaN = empty
     begin_ms: int
-    set_point: F64  # [steps]: what its climate computer aims at
+    set_point: F64  # [steps]: what its climate computer aims at, Cel
+    set_pressure: float  # the same, Pa
     fault: FaultTruth | None = None
 
     @property
@@ -114,6 +115,7 @@ def records_of(
                 true_weight_g=recording.true_weight_g[house],
                 begin_ms=to_ms(start),
                 set_point=set_point_of(ranges, seed, house, recording.at_ms, flocks),
+                set_pressure=draw(HOUSE_RANGES, ranges, generator(seed, ranges, 1, house))["pressure_pa"],
                 fault=of_house.get(house),
             )
         )

@@ -2,7 +2,7 @@
 
 - An alarm is *right* where it rises between the fault's onset and its end (and ``GRACE_MS`` after it: what a day's sum
   or the morning's round shows comes later), about a signal that the fault moves (``MOVES``). One that stood before does
-  not count.
+  not count. What people did not tell (``LASTING``) is there for good: a week is time enough to notice.
 - *False* is every alarm in a house in which nothing is wrong, but for those that tell the truth all the same: that a
   sensor is silent which really is, or that birds die within a week of what in the counts that people tell *is* an
   outbreak (train/outbreaks.py; birds die in healthy flocks, too). Alarms of one house at most ``ONE_EPISODE_MS`` apart
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 OURS, RULES = "flockwatch", "house computer"
 GRACE_MS = DAY_MS
+LASTING, LASTING_MS = frozenset({"thin_unrecorded", "placement_wrong"}), 7 * DAY_MS
 ONE_EPISODE_MS = 12 * HOUR_MS
 DEAD = frozenset({"dead", "culled"})
 ANY = "*"  # an alarm about the whole house
@@ -127,6 +128,12 @@ def moved_by(fault: FaultTruth) -> frozenset[str]:
     return MOVES[fault.name]
 
 
+def right_until(fault: FaultTruth) -> int:
+    """Return up to when an alarm is right, if the flock lives so long."""
+    end_ms = fault.to_ms + GRACE_MS
+    return max(end_ms, fault.from_ms + LASTING_MS) if fault.name in LASTING else end_ms
+
+
 def step_of(fault: FaultTruth) -> str:
     """Return in which third of what is drawn of its kind a fault's severity lies."""
     low, high = FAULTS[fault.name].drawn_severity
@@ -198,8 +205,8 @@ class Found:
 def found_of(record: HouseRecord, fault: FaultTruth, played: Played) -> Found:
     """Return how the fault of a house was found."""
     moved = moved_by(fault) | {ANY}
-    end_ms = min(fault.to_ms + GRACE_MS, record.end_ms)
     flock = record.flock_at(fault.from_ms)
+    end_ms = min(right_until(fault), record.end_ms, *([flock.end_ms] if flock is not None else []))
     before_ms = fault.from_ms - (end_ms - fault.from_ms)
     had_time = flock is not None and before_ms >= flock.placed_ms + 3 * DAY_MS
     hours: dict[str, float | None] = {}

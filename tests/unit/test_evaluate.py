@@ -69,6 +69,7 @@ def plain_house(days: int = 30) -> HouseRecord:
         "humidity": np.full(steps, 60.0),
         "co2": np.full(steps, 2000.0),
         "ammonia": np.full(steps, 5.0),
+        "pressure": np.full(steps, 14.0),
         "outside_temperature": np.full(steps, 10.0),
         "light": np.full(steps, 20.0),
         "water": 1.8 * feed,
@@ -94,7 +95,7 @@ def plain_house(days: int = 30) -> HouseRecord:
     )
     told = (Told(begin_ms, 0, {"action": "place", "birds_placed": 30_000}),)
     weights = curve_at(curve, np.arange(days, dtype=np.float64))
-    return HouseRecord("f0", "house0", at_ms, signals, told, (flock,), weights, begin_ms, np.full(steps, 24.0))
+    return HouseRecord("f0", "house0", at_ms, signals, told, (flock,), weights, begin_ms, np.full(steps, 24.0), 15.0)
 
 
 def changed(record: HouseRecord, signal: str, day: float, hours: float, value: float) -> HouseRecord:
@@ -289,6 +290,8 @@ def test_a_plain_house_gives_no_alarm() -> None:
         ("humidity", 3.0, 1, "humidity sensor"),
         ("co2", 3600.0, 1, "CO2"),
         ("ammonia", 25.0, 1, "NH3"),
+        ("pressure", 34.0, 1, "pressure"),
+        ("pressure", -1.0, 1, "pressure"),
         ("outside_temperature", 30.0, 1, "outside sensor misplaced"),
         ("water", 0.0, 1, "not enough water"),
         ("water", 0.0, 3, "water below normal"),

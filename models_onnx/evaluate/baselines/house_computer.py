@@ -37,7 +37,7 @@ HUMIDITY_HIGH = 90.0  # user's limit [S5]; 77 to 85 % late are normal [S32], so 
 HUMIDITY_BROKEN = 5.0  # [S5]
 CO2_PPM = (300.0, 3_500.0)  # user's limits [S5]; 3,000 is the law's at bird height, 3,500 harms [S50]
 NH3_PPM = 20.0  # user's limit [S5]: the law's [S53]
-PRESSURE_PA = (3.0, 45.0)  # user's limits [S5]; assumed
+PRESSURE_PA, PRESSURE_STEPS = 15.0, 3  # user's limits around what it holds, with the sensor alarm delay [S5]; assumed
 MISPLACED_K = 5.0  # inside below outside by so much: the outside sensor hangs in the sun [S5]
 WATER_SHIFT = 12  # steps: against the 24 h that ended 2 h earlier [S22]
 WATER_SHARE = 0.06  # user's limit in % of normal [S22]: of a full stop it sees 2 h, 8 to 12 % of a day; assumed
@@ -82,8 +82,8 @@ def _climate(record: HouseRecord) -> Iterator[Condition]:
         yield "CO2", "co2", (signals["co2"] > CO2_PPM[1]) | (signals["co2"] < CO2_PPM[0]), never
         yield "NH3", "ammonia", signals["ammonia"] > NH3_PPM, never
         if "pressure" in signals:
-            pressure = signals["pressure"]
-            yield "pressure", "pressure", (pressure < PRESSURE_PA[0]) | (pressure > PRESSURE_PA[1]), never
+            off = np.abs(signals["pressure"] - record.set_pressure) > PRESSURE_PA
+            yield "pressure", "pressure", _all_of(off, PRESSURE_STEPS), never
         yield "outside sensor misplaced", "outside_temperature", inside < outside - MISPLACED_K, never
 
 
