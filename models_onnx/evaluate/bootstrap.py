@@ -46,7 +46,7 @@ class Figure:
         if math.isnan(self.value):
             return "-"
         low, value, high = (_number(x * scale, form) for x in (self.low, self.value, self.high))
-        return f"{value}{unit} ({low} to {high})"
+        return f"{value}{unit}" if math.isnan(self.low) else f"{value}{unit} ({low} to {high})"
 
 
 def _number(value: float, form: str) -> str:

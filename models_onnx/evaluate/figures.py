@@ -20,7 +20,7 @@ from models_onnx.evaluate.scoring import FLOW_STOPS, OURS, RULES, SLOW, STEPS, p
 from models_onnx.evaluate.weights import BEFORE_SLAUGHTER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from models_onnx.evaluate.campaign import Outcome
     from models_onnx.evaluate.expected import Expected
@@ -162,14 +162,16 @@ def cause_figures(found: Sequence[Found]) -> dict[str, Any]:
 # --- false warnings
 
 
+def false_rate(quiet: Sequence[Quiet], detector: str) -> Figure:
+    """Return a detector's false warnings per house-day."""
+    return figure(
+        quiet, lambda rows: ratio_of(sum(r.false[detector].total() for r in rows), sum(r.house_days for r in rows))
+    )
+
+
 def false_figures(quiet: Sequence[Quiet]) -> dict[str, Any]:
     """Return false warnings per house-day, by detector, and ours by rule."""
     days = sum(row.house_days for row in quiet)
-
-    def rate(detector: str) -> Figure:
-        return figure(
-            quiet, lambda rows: ratio_of(sum(r.false[detector].total() for r in rows), sum(r.house_days for r in rows))
-        )
 
     def episodes(detector: str) -> Figure:
         return figure(
@@ -185,7 +187,7 @@ def false_figures(quiet: Sequence[Quiet]) -> dict[str, Any]:
     return {
         "house_days": days,
         "houses": len(quiet),
-        "rate": {name: rate(name) for name in DETECTED_BY},
+        "rate": {name: false_rate(quiet, name) for name in DETECTED_BY},
         "episodes": {name: episodes(name) for name in DETECTED_BY},
         "by_rule": {name: by_rule(name) for name in (OURS, RULES)},
         "true_all_the_same": ratio_of(sum(row.true_all_the_same[OURS] for row in quiet), days),
@@ -355,19 +357,15 @@ def counts_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def scenario_figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return the same figures of one scenario."""
     found = [o.found for o in outcomes if o.found is not None and o.found.is_detectable]
-    quiet = [o.quiet for o in outcomes]
     weighed = [row for o in outcomes for row in o.weighed]
     days = [row for row in weighed if row.case == "in 7 d"]
     last = [row for row in weighed if row.case == "slaughter, 7 d before"]
-    rate: Callable[[Sequence[Quiet]], float] = lambda rows: ratio_of(  # noqa: E731  # one line of three like it
-        sum(r.false[OURS].total() for r in rows), sum(r.house_days for r in rows)
-    )
     return {
         "houses": len(outcomes),
         "faults": len(found),
         "found": found_figure(found, OURS),
         "found_by_rules": found_figure(found, RULES),
-        "false": figure(quiet, rate),
+        "false": false_rate([o.quiet for o in outcomes], OURS),
         "coverage": coverage_of([row for o in outcomes for row in o.expected]),
         "weight_7d": weight_figures(days, compared=False),
         "slaughter_7d": weight_figures(last, compared=False),
