@@ -322,7 +322,8 @@ On {false["house_days"]:,.0f} house-days of healthy flocks: {false["rate"][OURS]
 {false["episodes"][OURS].text(".3f")} episodes per house-day (warnings of a house at most 12 h apart are one episode).
 On the
 {before["house_days"]:,.0f} house-days before the faults of the others: {before["rate"][OURS].text(".3f")} and
-{before["episodes"][OURS].text(".3f")}. Besides, {_number(false["true_all_the_same"], ".3f")} per house-day tell the truth
+{before["episodes"][OURS].text(".3f")}. Besides,
+{_number(false["true_all_the_same"], ".3f")} per house-day tell the truth
 all the same: that a sensor is silent which really is, or of what in the counts of the dead is an outbreak.
 
 {table(("rule", "false per house-day"), rows)}
