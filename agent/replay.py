@@ -239,10 +239,18 @@ def _warning_row(raised: _Raised) -> tuple[object, ...]:
 
 
 class Replay:
-    """One recording, played through the houses that are in it; bundles on trial beside them, where there are any."""
+    """One recording, played through the houses that are in it; bundles on trial beside them, where there are any.
+
+    ``watch`` is what watches each house.
+    """
 
     def __init__(
-        self, config: Config, predictor: Predictor, houses: Sequence[str], shadow: Predictor | None = None
+        self,
+        config: Config,
+        predictor: Predictor,
+        houses: Sequence[str],
+        shadow: Predictor | None = None,
+        watch: type[HouseWatch] = HouseWatch,
     ) -> None:
         self._days = config.site.days
         self._predictor = predictor
@@ -250,7 +258,7 @@ class Replay:
         self._splitter = HouseSplitter()
         self.peers = Peers(config.signal)
         self.watches = {
-            house: HouseWatch(
+            house: watch(
                 house,
                 signal=config.signal,
                 days=self._days,

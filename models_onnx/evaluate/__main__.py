@@ -1,75 +1,83 @@
-"""`python -m models_onnx.evaluate`: the shipped bundles on test farms, into RESULTS.md."""
+"""`python -m models_onnx.evaluate`: the shipped bundles on farms they have not seen, into RESULTS.md and results/."""
 
 from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in training
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in training; and the processes share the cores
 
 import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agent.bundles import find_bundle, load_bundle
 from agent.errors import FlockwatchError
-from agent.predict import Model
-from models_onnx.evaluate.report import report
-from models_onnx.evaluate.run import (
-    FULL,
-    TINY,
-    expected_figures,
-    farms,
-    faults_found,
-    healthy_traces,
-    samples_of,
-    temperature_persistence,
-    weighed_figures,
-)
-from models_onnx.train import expect as expect_training
-from models_onnx.train import weight as weight_training
+from models_onnx.evaluate.campaign import FULL, SHORT, jobs_of, run_all
+from models_onnx.evaluate.figures import all_figures
+from models_onnx.evaluate.play import predictor_of
+from models_onnx.evaluate.real import sections
+from models_onnx.evaluate.report import write
+from models_onnx.farm.params import RANGE_SETS
+
+if TYPE_CHECKING:
+    from agent.predict import Predictor
+    from models_onnx.evaluate.campaign import Size
+
+FINAL = "test"
+_WHAT = {
+    False: "",
+    True: "**This is the short version: so few houses that the figures only show that everything works.**",
+}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Evaluate both bundles and return the exit code."""
+def main(arguments: list[str] | None = None, *, size: Size | None = None) -> int:
+    """Evaluate the bundles and return the exit code."""
     here = Path(__file__).parents[1]
     parser = argparse.ArgumentParser(prog="python -m models_onnx.evaluate", description=__doc__)
     parser.add_argument("--bundles", type=Path, default=here, help="where <name>/<version>/ lie")
-    parser.add_argument("--out", type=Path, default=here / "RESULTS.md", help="the file to write")
+    parser.add_argument("--out", type=Path, default=here, help="the folder for RESULTS.md and results/")
     parser.add_argument(
-        "--tiny", action="store_true", help="minutes become seconds, and the figures worthless: for tests"
+        "--ranges", choices=RANGE_SETS, default=FINAL, help="which farms; test is for the final report only"
     )
+    parser.add_argument("--short", action="store_true", help="minutes, and figures that only show that it works")
+    parser.add_argument("--real", type=Path, help="the folder with the real sets; left out where it is not there")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="how many work at once")
     chosen = parser.parse_args(arguments)
-    size = TINY if chosen.tiny else FULL
     begun = time.monotonic()
 
     def say(text: str) -> None:
         print(f"[{time.monotonic() - begun:6.1f} s] {text}", flush=True)
 
+    size = size or (SHORT if chosen.short else FULL)
     try:
-        expect, weight = (Model(load_bundle(find_bundle(chosen.bundles, name))) for name in ("expect", "weight"))
+        predictor = predictor_of(chosen.bundles)
+        jobs = jobs_of(chosen.ranges, size)
+        names = ", ".join(str(model) for model in predictor.models)
+        say(f"{names}: {len(jobs)} jobs on farms of the range set {chosen.ranges}")
+        outcomes = run_all(jobs, chosen.bundles, chosen.processes, say)
     except FlockwatchError as e:
         print(e, file=sys.stderr)
         return e.exit_code
-    say(f"{expect} and {weight}: simulating {size.farms} test farms of {size.houses} houses")
-    kept = farms(size)
-    expect_samples = samples_of(kept, expect_training.WANTED, size.per_day)
-    weight_samples = samples_of(kept, weight_training.WANTED, size.per_day)
-    healthy = healthy_traces(kept[-1], expect, size)
-    expected = expected_figures(expect, expect_samples, healthy)
-    for x in expected:
-        say(f"{x.name}: error {x.error:.4g} {x.unit}, yesterday {x.yesterday:.4g}, within p10..p90 {x.interval80:.0%}")
-    found = faults_found(expect, size)
-    for f in found:
-        say(f"{f.fault}: {f.found} of {f.houses} found, median after {f.median_h:.1f} h")
-    weighed = weighed_figures(weight, weight_samples)
-    for w in weighed:
-        say(f"weight {w.name}: error {w.error:.2f} %, within p10..p90 {w.interval80:.0%}")
-    persistence = temperature_persistence(expect_samples)
-    house_days = sum(trace.days for trace in healthy)
-    chosen.out.write_text(report(size, expected, persistence, weighed, found, house_days), encoding="utf-8")
-    say(f"wrote {chosen.out}")
+    say("working out the figures")
+    figures = all_figures(outcomes)
+    healthy = [outcome for outcome in outcomes if outcome.job == "healthy"]
+    about = {
+        "what": _WHAT[size is not FULL],
+        "ranges": chosen.ranges,
+        "bundles": names,
+        "healthy": len(healthy),
+        "flocks": "their whole lives" if size.days is not None else "two flocks each",
+        "kinds": len(figures["detection"]["by_fault"]),
+    }
+    write(chosen.out, about, figures, sections(chosen.real, predictor), bytes_of(predictor))
+    say(f"wrote {chosen.out / 'RESULTS.md'}")
     return 0
+
+
+def bytes_of(predictor: Predictor) -> int:
+    """Return how large the bundles are."""
+    return sum(f.stat().st_size for model in predictor.models for f in model.bundle.directory.iterdir())
 
 
 if __name__ == "__main__":
