@@ -306,6 +306,7 @@ class Evidence:
     model: str | None = None
     model_version: str | None = None
     since: datetime | None = None  # when what is seen began, where the evidence knows it (a silent sensor)
+    over_s: int | None = None  # over how long what was measured was expected
     is_early: bool = False  # a model sees coming what the rule is about; it is not there yet
     course: tuple[float, ...] = ()  # what it was on the last days, the newest last, where that says more than a figure
 

@@ -32,7 +32,7 @@ _NAMES = {
     "water": "water intake",
     "feed": "feed intake",
     "temperature": "inside temperature",
-    "weight": "weight gain",
+    "weight": "weight on the scale",
     "humidity": "relative humidity",
     "co2": "CO2",
     "ammonia": "ammonia",
@@ -98,8 +98,6 @@ _OVER = {
     Reason.HOUSE_STATE: "is watched again",
     Reason.RULE_REMOVED: "is not watched any more",
 }
-
-_OVER_WHAT = {"mortality": "of the last day told", "deviation": "in the last hour", "trend": "in the last 24 hours"}
 
 _ALONE = {
     "missing": ("sensor_silent",),
@@ -203,13 +201,7 @@ def _sentence(rule: WarningRule, standing: Standing) -> str:
     if evidence.is_early:
         return _forecast(name, evidence, actual, expected)
     way = "below" if direction_of(evidence) < 0 else "above"
-    over = (
-        "of the last day told"
-        if kind == "mortality"
-        else "in the last hour"
-        if kind == "deviation"
-        else "in the last 24 hours"
-    )
+    over = "of the last day told" if kind == "mortality" else _over(kind, evidence)
     size = _size(evidence)
     band = ""
     if evidence.low is not None and evidence.high is not None:
@@ -230,6 +222,16 @@ def _forecast(name: str, evidence: Evidence, actual: str, expected: str) -> str:
 
 def _course(evidence: Evidence) -> str:
     return ", ".join(f"{value:.0f}" for value in evidence.course)
+
+
+def _over(kind: str, evidence: Evidence) -> str:
+    """Return in words over how long it was; what was stored by an older version does not say."""
+    hours = 24 if kind == "trend" else 1
+    if evidence.over_s is not None:
+        hours = evidence.over_s // 3600
+    if hours > 48:
+        return f"in the last {hours // 24} days"
+    return "in the last hour" if hours <= 1 else f"in the last {hours} hours"
 
 
 def _disagreement(rule: WarningRule, evidence: Evidence | None) -> str:

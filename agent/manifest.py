@@ -100,6 +100,11 @@ class Grid(Part):
     align: Literal["end", "day"] = "end"
     end: Literal["now", "horizon"] = "now"
 
+    @property
+    def length_s(self) -> int:
+        """The time from its first row to its last."""
+        return self.step_s * self.length
+
     @model_validator(mode="after")
     def _is_kept(self) -> Self:
         if self.end == "horizon" and self.align == "day":

@@ -59,7 +59,7 @@ KINDS = {
         first_day=2,
     ),
     "trend": Kind(
-        "the last day of a signal leaves the band that the model expects of this flock at this age",
+        "the last day or days of a signal leave the band that the model expects of this flock at this age",
         "multiples of the model's own threshold",
         None,
         Severity.WARNING,

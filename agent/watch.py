@@ -146,7 +146,9 @@ class HouseWatch:
         self._overrides = overrides
         self._signal = signal
         self._sensors = Sensors(house, signal, self._rule, rhythm_s, started_monotonic)
-        self._spans = {name: span for manifest in manifests for name, span in modelled_rules(manifest.output)}
+        self._spans: dict[str, timedelta] = {}  # of each rule the longest time that an output of it looks over
+        for name, span in (rule for manifest in manifests for rule in modelled_rules(manifest.output)):
+            self._spans[name] = max(span, self._spans.get(name, span))
         self._faults: list[tuple[str, datetime, datetime]] = []  # rule, begin and end of what is over
         needed = {*TOLD_BY_PEOPLE, *also, *(name for manifest in manifests for name in manifest.signals)}
         self.window = Window(house, {name: signal(SeriesKey(house, name)) for name in needed}, days)
@@ -343,7 +345,8 @@ class HouseWatch:
         is_over = before.state in PUBLISHED_STATES and after.state is WarningState.NORMAL
         if is_over and not outlasted and before.rule in self._spans:
             self._faults.append((before.rule, self._began(before), before.back_since or at))
-        self._faults = [fault for fault in self._faults if at - fault[2] <= MASKED_AFTER]
+        longest = max((MASKED_AFTER, *self._spans.values()))
+        self._faults = [fault for fault in self._faults if at - fault[2] <= longest]
 
     def _context(self, flock: Flock) -> FlockContext:
         """Return what the features need to know of the flock: facts, and how many birds left when."""
@@ -400,7 +403,7 @@ class HouseWatch:
             self._take(settled)
             changes.append(settled)
         expected = self._expectations(results, at)
-        evidence = {**expected, **self._mortality(results, at), **self._sensors_evidence(at, monotonic)}
+        evidence = {**_worst(expected), **self._mortality(results, at), **self._sensors_evidence(at, monotonic)}
         events: list[WarningEvent] = []
         changed: list[Standing] = []
         for name in dict.fromkeys((*evidence, *self.standings)):
@@ -424,7 +427,7 @@ class HouseWatch:
     def _see_fitness(
         self,
         results: Sequence[HouseResult],
-        expected: Mapping[str, Evidence],
+        expected: Iterable[tuple[str, Evidence]],
         predictions: Sequence[Prediction],
         at: datetime,
     ) -> None:
@@ -442,10 +445,10 @@ class HouseWatch:
             if is_hour:
                 age = day_number(flock, at, self.days)
                 self.fitness.feed(model, result.manifest.input, result.inputs.tensors, at, age)
-        for name, evidence in expected.items():
+        for name, evidence in expected:
             rule = self._rule(name)
-            if rule is not None and name in self._spans and self._applies(rule, at):
-                self.fitness.hold(name, evidence, self._spans[name], at)
+            if rule is not None and evidence.over_s is not None and self._applies(rule, at):
+                self.fitness.hold(name, evidence, timedelta(seconds=evidence.over_s), at)
         self.fitness.predict(predictions)
 
     def _judge_one(
@@ -482,9 +485,9 @@ class HouseWatch:
 
     # --- evidence
 
-    def _expectations(self, results: Sequence[HouseResult], at: datetime) -> dict[str, Evidence]:
-        """Return what the models expected against what was measured, one evidence for each rule of theirs."""
-        evidence: dict[str, Evidence] = {}
+    def _expectations(self, results: Sequence[HouseResult], at: datetime) -> list[tuple[str, Evidence]]:
+        """Return what the models expected against what was measured, an evidence of each output, with its rule."""
+        evidence: list[tuple[str, Evidence]] = []
         flock = self.life.flock
         if flock is None:
             return evidence
@@ -497,11 +500,12 @@ class HouseWatch:
                 name = f"{_kind_of_horizon(length_s)}-{feature.signal}"
                 quantiles = result.outputs[output.name][output.horizons.index(result.horizon)]
                 scale = self._scale(feature, context, at)
-                evidence[name] = self._held_against(name, output, feature, quantiles, actual, scale, result, at)
-                if self._has_turned(name, evidence[name]):
-                    evidence[name] = replace(evidence[name], score=0.0)
-                if self._is_told_already(name, at):
-                    evidence[name] = replace(evidence[name], score=None, why="its last day holds a fault that was told")
+                found = self._held_against(name, output, feature, quantiles, actual, scale, result, at)
+                if self._has_turned(name, found):
+                    found = replace(found, score=0.0)
+                if self._is_told_already(name, at, length_s):
+                    found = replace(found, score=None, why="its last days hold a fault that was told")
+                evidence.append((name, found))
         return evidence
 
     def actuals(self, manifest: Manifest, horizon: str, at: datetime) -> list[tuple[Output, Feature, Measured]]:
@@ -522,13 +526,13 @@ class HouseWatch:
             return False
         return direction_of(stands.evidence) * direction_of(evidence) < 0
 
-    def _is_told_already(self, name: str, at: datetime) -> bool:
-        """Tell whether a trend's day holds a deviation of the same signal, and would only repeat it a day later."""
+    def _is_told_already(self, name: str, at: datetime, length_s: int) -> bool:
+        """Tell whether a trend's days hold a deviation of the same signal, and would only repeat it days later."""
         if kind_of(name) != "trend":
             return False
         told = f"deviation-{_signal_of(name)}"
         stands = self.standings.get(told)
-        begin = at - self._spans.get(name, GRID)
+        begin = at - timedelta(seconds=length_s)
         return (stands is not None and stands.state in PUBLISHED_STATES) or any(
             rule == told and end > begin for rule, _, end in self._faults
         )
@@ -572,6 +576,7 @@ class HouseWatch:
             coverage=min(actual.coverage, result.inputs.coverage),
             model=result.manifest.name,
             model_version=result.manifest.version,
+            over_s=horizon_s(result.horizon or ""),
         )
         known = result.inputs.known_share(feature.signal, horizon_s(result.horizon or "") or 0)
         if known < KNOWN_SHARE:
@@ -865,6 +870,20 @@ class _Judged:
 
 def _is_judged(output: Output) -> bool:
     return output.of is not None and output.meaning == "quantiles" and set(output.quantiles) >= _TOLD
+
+
+def _worst(expected: Iterable[tuple[str, Evidence]]) -> dict[str, Evidence]:
+    """Return one evidence for each rule.
+
+    Where several outputs look at one signal over times of one kind (a day against yesterday, the same day against last
+    week), the one that is furthest out of its course speaks; one that cannot say never does, if another can.
+    """
+    worst: dict[str, Evidence] = {}
+    for name, found in expected:
+        so_far = worst.get(name)
+        if so_far is None or (found.score is not None and (so_far.score is None or found.score > so_far.score)):
+            worst[name] = found
+    return worst
 
 
 def _is_prediction(output: Output) -> bool:

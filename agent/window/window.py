@@ -47,7 +47,7 @@ PLANS_KEPT = 64  # more than all bundles of a house need
 Masks = Mapping[str, Sequence[tuple[datetime, datetime]]]
 """By base signal the times in which it was out of its course."""
 
-_NEVER = timedelta(days=2 * KEPT_DAYS)  # so far ahead nothing is measured
+_NOW = timedelta(0)
 LEVEL, AMOUNT, COUNTER = range(3)
 KINDS = {Kind.GAUGE: LEVEL, Kind.INCREMENT: AMOUNT, Kind.COUNTER: COUNTER}
 
@@ -94,6 +94,12 @@ class HouseInputs:
 @lru_cache(maxsize=64)
 def _one_step(length_s: int) -> Grid:
     return Grid(step_s=length_s, length=1)
+
+
+def _nothing(spec: InputSpec, grid: Grid) -> TensorWindow:
+    """Return a tensor of which nothing is known."""
+    shape = (grid.length, len(spec.features))
+    return TensorWindow(np.full(shape, spec.fill, spec.dtype), np.zeros(shape, spec.dtype), 0.0)
 
 
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -249,14 +255,17 @@ class Window:
         """Return all tensors that a model wants, masks under their own names; see ``tensor``.
 
         ``ahead``: how long the horizon is that is judged in hindsight: grids that end with it are measured up to there.
-        None: a forecast, where they are missing.
+        None: a forecast, where they are missing. So are those that are longer than the horizon.
         """
         tensors: dict[str, Floats] = {}
         measured: dict[tuple[str, int], float] = {}
         coverages = []
         for spec in specs:
             is_later = spec.grid is not None and spec.grid.end == "horizon"
-            window = self.tensor(spec, at + (ahead or _NEVER) if is_later else at, flock, masked)
+            if is_later and spec.grid is not None and (ahead is None or spec.grid.length_s > ahead.total_seconds()):
+                window = _nothing(spec, spec.grid)
+            else:
+                window = self.tensor(spec, at + (ahead or _NOW) if is_later else at, flock, masked)
             tensors[spec.name] = window.values.reshape(spec.row_shape)  # rows and columns, or laid out flat
             if spec.grid is not None and not is_later:
                 coverages.append(window.coverage)

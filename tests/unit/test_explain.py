@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -29,6 +30,19 @@ def test_the_text_says_where_what_how_much_against_what_since_when_and_what_to_d
         assert part in words.text
     assert words.text.endswith(words.check_first)
     assert words.causes[0].cause == "water_line_blocked"
+
+
+@pytest.mark.parametrize(
+    ("rule", "over_s", "over"),
+    [
+        ("deviation-water", 3600, "in the last hour"),
+        ("trend-water", 86_400, "in the last 24 hours"),
+        ("trend-water", 3 * 86_400, "in the last 3 days"),
+        ("trend-water", None, "in the last 24 hours"),  # as older versions stored it
+    ],
+)
+def test_the_text_says_over_how_long_it_was(rule: str, over_s: int | None, over: str) -> None:
+    assert f"water intake {over} is 40 % below" in said(rule, replace(LOW_WATER, over_s=over_s)).text
 
 
 def test_temperatures_differ_in_kelvin_and_are_read_in_degrees() -> None:

@@ -95,8 +95,11 @@ judge = { low = 3.0, high = 3.0 }
 """
 
 
-def write_bundle(directory: Path, manifest: str = MANIFEST) -> Path:
-    """Write a model that expects the mean of the measured hours: water within 5 %, temperature within half a degree."""
+def write_bundle(directory: Path, manifest: str = MANIFEST, days: int = 1) -> Path:
+    """Write a model that expects the mean of the measured hours: water within 5 %, temperature within half a degree.
+
+    ``days``: over how many of them its slow output looks.
+    """
 
     def value(name: str, *shape: str | int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
@@ -108,7 +111,7 @@ def write_bundle(directory: Path, manifest: str = MANIFEST) -> Path:
         "second": np.array([1], np.int64),
         "shape": np.array([-1, 1, 1], np.int64),
         "band": np.array([[[0.95, 1.0, 1.05]]], np.float32),
-        "day_band": np.array([[[23.0, 24.0, 25.0]]], np.float32),
+        "day_band": np.array([[[23.0, 24.0, 25.0]]], np.float32) * days,
         "degrees": np.array([[[-0.5, 0.0, 0.5]]], np.float32),
     }
     nodes = [
@@ -332,6 +335,22 @@ def test_a_blocked_line_raises_within_the_hour_says_below_and_clears_after_it_is
     assert farm.watch.shown(farm.now) == []
 
 
+@pytest.mark.parametrize("first", ["usual", "lenient"])
+def test_of_two_expectations_of_one_signal_the_one_further_out_speaks(tmp_path: Path, first: str) -> None:
+    lenient = MANIFEST.replace('name = "usual"', 'name = "lenient"').replace("low = 3.0", "low = 300.0")
+    texts = {"usual": MANIFEST, "lenient": lenient}
+    bundles = [
+        load_bundle(write_bundle(tmp_path / name / "1.0.0", texts[name]))
+        for name in sorted(texts, key=lambda n: n != first)
+    ]
+    farm = healthy(Predictor.load(bundles, DAYS))
+    farm.run(HOUR, dry)
+    evidence = farm.standing("deviation-water").evidence
+    assert farm.standing("deviation-water").state is WarningState.ACTIVE
+    assert evidence is not None
+    assert evidence.model == "usual"
+
+
 def test_too_much_is_a_deviation_above_and_far_too_much_is_worse(farm: Farm) -> None:
     events = farm.run(3 * HOUR, lambda at: {**wobbling(at), "water": 40.0})
     raised = [event for event in events if event.reason in {Reason.ON_DELAY_OVER, Reason.SEVERITY_ROSE}]
@@ -387,6 +406,17 @@ def test_a_deviation_that_was_told_is_not_told_again_as_a_trend(farm: Farm) -> N
     farm.run(20 * HOUR)
     farm.run(6 * HOUR, dry)
     assert active(farm.run(30 * HOUR)) == set()
+
+
+def test_a_deviation_that_was_told_is_not_told_again_while_a_trend_of_three_days_holds_it(tmp_path: Path) -> None:
+    """Eight dry hours of 72 are 11 %, the slow limit is 8 %."""
+    head, _, last = MANIFEST.replace('horizons = ["1d"]', 'horizons = ["3d"]').rpartition("low = 3.0")
+    bundle = load_bundle(write_bundle(tmp_path / "usual" / "1.0.0", f"{head}low = 2.0{last}", days=3))
+    farm = healthy(Predictor.load([bundle], DAYS))
+    farm.run(40 * HOUR)
+    assert active(farm.run(8 * HOUR, dry)) == {"deviation-water"}
+    farm.run(HOUR)
+    assert active(farm.run(80 * HOUR)) == set()
 
 
 def test_without_a_flock_nothing_is_expected(predictor: Predictor) -> None:
