@@ -21,6 +21,7 @@ import numpy as np
 
 from agent.clock import FarmDays
 from agent.domain import Quality, SeriesKey, from_ms, to_ms
+from agent.manifest import DAY_S
 from agent.readings import Readings
 from agent.signals import CATALOGUE
 from agent.strains import strain_of
@@ -42,7 +43,10 @@ if TYPE_CHECKING:
     Rhythm = Literal["600 s", "1 h", "1 d"]
 
 DAYS = FarmDays(ZoneInfo("UTC"))  # the simulated farm's
-SIGNALS = ("water", "feed", "temperature", "outside_temperature", "weight", "light")
+SIGNALS = (
+    *("water", "feed", "temperature", "outside_temperature", "weight", "light"),
+    *("humidity", "co2", "ammonia", "ventilation", "outside_humidity", "pressure"),
+)
 STEP_MS = 600_000
 AT_ONCE = 36  # instants whose tensors are made together: they fit into a processor's cache
 AFTER_THINNING = timedelta(hours=24)  # feed and water settle; the agent, too, judges nothing in that time
@@ -60,15 +64,24 @@ FORECAST_SHARE = 0.2  # of the instants: light and temperatures of the time that
 
 ROUGH_SHARE = 0.7  # of the flocks, where asked for
 # what a rough flock gets: the most of each, drawn evenly from nothing up to it, or between the bounds
-ROUGH_FLOW_SD, ROUGH_FLOW_H = 0.10, (0.5, 12.0)  # of water and of feed, for about so many hours
-ROUGH_DAY_SD = 0.05  # the same from day to day
-ROUGH_TEMPERATURE_SD, ROUGH_TEMPERATURE_H = 0.4, (0.3, 4.0)  # Cel
-ROUGH_SCALE_SD, ROUGH_SCALE_H = 0.025, (12.0, 72.0)
-ROUGH_WATER_GAIN, ROUGH_FEED_GAIN = (0.93, 1.07), (0.92, 1.08)  # a meter's constant error
-ROUGH_GROWTH = (0.93, 1.06)  # the whole flock heavier or lighter than the simulator would have it, and eating so
-ROUGH_SCALE_BIAS = (-0.05, 0.04)
+ROUGH_FLOW_SD, ROUGH_FLOW_H = 0.25, (0.3, 12.0)  # of water and of feed, for about so many hours; longer is less
+ROUGH_DAY_SD = 0.06  # the same from day to day
+ROUGH_TEMPERATURE_SD, ROUGH_TEMPERATURE_H = 0.8, (0.3, 6.0)  # Cel
+ROUGH_SCALE_SD, ROUGH_SCALE_H = 0.03, (12.0, 72.0)
+ROUGH_WATER_GAIN, ROUGH_FEED_GAIN = (0.92, 1.08), (0.92, 1.08)  # a meter's constant error
+ROUGH_GROWTH = (0.91, 1.06)  # the whole flock heavier or lighter than the simulator would have it, and eating so
+ROUGH_SCALE_BIAS = (-0.06, 0.05)
 # heavy birds shun it from week 5 on: S30, docs/sources.md
-ROUGH_LATE_BIAS, LATE_FROM_DAY, LATE_FULL_DAY = (-0.05, 0.02), 26.0, 40.0
+ROUGH_LATE_BIAS, LATE_FROM_DAY, LATE_FULL_DAY = (-0.06, 0.02), 26.0, 40.0
+# of the air: fresh-air turbulence swings a gas sensor (S14), people turn a knob, doors open
+ROUGH_HUMIDITY_SD, ROUGH_HUMIDITY_BIAS = 4.0, (-4.0, 4.0)  # %RH
+ROUGH_CO2_SD, ROUGH_CO2_GAIN = 0.15, (0.85, 1.15)
+ROUGH_AMMONIA_SD, ROUGH_AMMONIA_GAIN, ROUGH_AMMONIA_BIAS = 0.3, (0.7, 1.3), (-1.0, 2.0)  # ppm
+ROUGH_VENTILATION_SD, ROUGH_VENTILATION_GAIN = 0.25, (0.8, 1.25)
+ROUGH_PRESSURE_SD, ROUGH_PRESSURE_GAIN = 0.25, (0.7, 1.3)  # wind
+ROUGH_FADES = 0.35  # the power by which the most falls with how long a noise lasts, from the shortest on
+ROUGH_AIR_H, ROUGH_AIR_DAY_SHARE = (0.3, 12.0), 0.3  # so much of each air noise also from day to day
+ROUGH_OUTSIDE_SD, ROUGH_OUTSIDE_H = 1.0, (1.0, 12.0)  # Cel: sun and rain on the sensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +161,10 @@ def _roughened(signals: Mapping[str, F64], growth: float, age_days: F64, rng: np
 
     def noise(most_sd: float, hours: tuple[float, float]) -> F64:
         """Return noise around 0 that lasts about so many hours: straight lines between random knots."""
-        each = rng.uniform(*hours) * 6  # steps of 600 s
-        knots = rng.normal(0, rng.uniform(0, most_sd), int(steps / each) + 2)
+        lasts = rng.uniform(*hours)
+        each = lasts * 6  # steps of 600 s
+        sd = rng.uniform(0, most_sd) * (lasts / hours[0]) ** -ROUGH_FADES
+        knots = rng.normal(0, sd, int(steps / each) + 2)
         return np.interp(np.arange(steps) / each, np.arange(len(knots)), knots)
 
     late = np.clip((age_days - LATE_FROM_DAY) / (LATE_FULL_DAY - LATE_FROM_DAY), 0, 1.4)
@@ -163,11 +178,23 @@ def _roughened(signals: Mapping[str, F64], growth: float, age_days: F64, rng: np
         * np.exp(noise(ROUGH_FLOW_SD, ROUGH_FLOW_H) + noise(ROUGH_DAY_SD, (24, 24)))
         for name, gain in (("water", ROUGH_WATER_GAIN), ("feed", ROUGH_FEED_GAIN))
     }
+    humidity, co2, ammonia, ventilation, pressure = (
+        noise(sd, ROUGH_AIR_H) + noise(ROUGH_AIR_DAY_SHARE * sd, (24, 24))
+        for sd in (ROUGH_HUMIDITY_SD, ROUGH_CO2_SD, ROUGH_AMMONIA_SD, ROUGH_VENTILATION_SD, ROUGH_PRESSURE_SD)
+    )
+    fans = rng.uniform(*ROUGH_VENTILATION_GAIN) * np.exp(ventilation)
+    gas = np.maximum(signals["ammonia"] * rng.uniform(*ROUGH_AMMONIA_GAIN) + rng.uniform(*ROUGH_AMMONIA_BIAS), 0)
     return {
         **signals,
         **flows,
         "temperature": signals["temperature"] + noise(ROUGH_TEMPERATURE_SD, ROUGH_TEMPERATURE_H),
         "weight": signals["weight"] * (scale + noise(ROUGH_SCALE_SD, ROUGH_SCALE_H)),
+        "humidity": np.clip(signals["humidity"] + rng.uniform(*ROUGH_HUMIDITY_BIAS) + humidity, 5, 100),
+        "co2": np.maximum(signals["co2"] * rng.uniform(*ROUGH_CO2_GAIN) * np.exp(co2), 350),
+        "ammonia": gas * np.exp(ammonia),
+        "ventilation": np.clip(signals["ventilation"] * fans, 0, 100),
+        "pressure": signals["pressure"] * rng.uniform(*ROUGH_PRESSURE_GAIN) * np.exp(pressure),
+        "outside_temperature": signals["outside_temperature"] + noise(ROUGH_OUTSIDE_SD, ROUGH_OUTSIDE_H),
     }
 
 
@@ -331,10 +358,12 @@ def collect(
     parts: list[Samples] = []
     for number, flock in enumerate(flocks):
         window = Window("house", {name: CATALOGUE[name] for name in SIGNALS}, DAYS)
-        window.add(flock.blocks[0])
+        ahead = max((-(-length_s // DAY_S) for _, length_s in wanted.expected), default=1)
+        for block in flock.blocks[:ahead]:
+            window.add(block)
         for day in range(len(flock.blocks)):
-            if day + 1 < len(flock.blocks):
-                window.add(flock.blocks[day + 1])  # so that what came after can be measured
+            if day + ahead < len(flock.blocks):
+                window.add(flock.blocks[day + ahead])  # so that what came after can be measured
             if day not in days:
                 continue
             instants = [flock.begin_ms + day * DAY_MS + i * STEP_MS for i in _instants(rng, per_day, flock.rhythm)]

@@ -1,36 +1,44 @@
 """How far from its expectation a healthy flock strays: the limits of each output, by the agent's own rules.
 
-Healthy flocks of the validation farms are judged as the agent judges them, every ten minutes (the day's outputs every
-hour), with its deadband and delays; a limit is the smallest that raises no more false warnings than allowed.
+Healthy flocks of validation farms are judged as the agent judges them, every ten minutes (the day's outputs every
+hour), with its deadband and delays, the outputs that share a rule together. The limits are the smallest that raise no
+more false warnings than allowed, each side of each output its equal part.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent.bundles import load_bundle
 from agent.domain import Evidence, Standing, WarningState, from_ms
 from agent.judge import judge
-from agent.manifest import DAY_S, Judge
+from agent.manifest import Judge
+from agent.predict import Model
 from agent.rules import rule_by_default
 from agent.window import DAY_MS
 from models_onnx.train.data import Wanted, collect, is_usual
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from agent.manifest import Feature
-    from agent.predict import Model
-    from models_onnx.train.data import FlockData
+    from models_onnx.train.data import Farms, FlockData
+
+    F64 = NDArray[np.float64]
 
 HOUR_S = 3600
-ALLOWED = 0.003  # false warnings per house-day, for each output and side: twelve of them make 0.036
-SMALLEST, LARGEST = 1.5, 30.0  # limits are sought in this range, in half bands
-STEPS = 9  # of the search: to within 1 % or so
+SMALLEST, LARGEST = 1.5, 12.0  # limits are sought in this range, in half bands: a flow that stops is about so far below
+STEPS = 8  # of each search: to within 1 % or so
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +57,16 @@ class Head:
         """The signal it is about."""
         return self.of.signal
 
+    @property
+    def rule(self) -> str:
+        """The rule that the agent judges it by."""
+        return f"{'trend' if self.length_s > HOUR_S else 'deviation'}-{self.signal}"
+
 
 @dataclass(frozen=True, slots=True)
 class Trace:
     """What one healthy flock did against what was expected, at instants 600 s apart; arrays [instants, heads, …]."""
 
-    heads: tuple[Head, ...]
     judged_ms: NDArray[np.int64]  # when the agent judges: a horizon after the window's end, by head [instants, heads]
     actual: NDArray[np.float32]
     quantiles: NDArray[np.float64]
@@ -80,7 +92,6 @@ def traces(
         watched = float(usual.sum()) / 144
         found.append(
             Trace(
-                heads,
                 samples.at_ms[:, None] + ahead_ms,
                 samples.actual,
                 quantiles,
@@ -91,25 +102,62 @@ def traces(
     return found
 
 
-def deviations(trace: Trace, number: int, floor: float) -> NDArray[np.float64]:
+def traces_of(farms: Farms, directory: Path, heads: tuple[Head, ...], processes: int) -> list[Trace]:
+    """Return the traces of all flocks of some farms, judged by the bundle in ``directory``."""
+    one = partial(_traces_of_one, farms, directory, heads)
+    if processes == 1:
+        return [trace for number in range(farms.count) for trace in one(number)]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return [trace for found in pool.map(one, range(farms.count)) for trace in found]
+
+
+def _traces_of_one(farms: Farms, directory: Path, heads: tuple[Head, ...], number: int) -> list[Trace]:
+    return traces(farms.flocks(number), Model(load_bundle(directory)), heads)
+
+
+def held_by(traces: Sequence[Trace], number: int) -> float:
+    """Return the share of actual values within p10 to p90 of one output."""
+    known, inside = 0, 0
+    for trace in traces:
+        actual, q = trace.actual[:, number], trace.quantiles[:, number]
+        known += int(np.isfinite(actual).sum())
+        inside += int(((actual >= q[:, 0]) & (actual <= q[:, 2])).sum())
+    return round(inside / known, 3) if known else float("nan")
+
+
+def deviations(trace: Trace, number: int, floor: float) -> F64:
     """Return (actual - p50) in half bands of its side, at least ``floor`` wide; NaN where nothing was measured."""
     p10, p50, p90 = trace.quantiles[:, number].T
     off = trace.actual[:, number] - p50
     return np.asarray(off / np.maximum(np.where(off < 0, p50 - p10, p90 - p50), floor))
 
 
-def warnings_at(trace: Trace, number: int, scores: NDArray[np.float64]) -> list[int]:
-    """Return when the agent would raise a warning for ``scores``, 1 being the limit; ms, event time."""
-    head = trace.heads[number]
-    is_daily = head.length_s == DAY_S
-    rule = rule_by_default(f"{'trend' if is_daily else 'deviation'}-{head.signal}")
+def scores_of(trace: Trace, number: int, limits: Judge) -> F64:
+    """Return the score of one output at each instant, 1 being the limit of its side."""
+    off = deviations(trace, number, limits.floor)
+    return np.asarray(np.maximum(off / limits.high, -off / limits.low))
+
+
+def worst(scores: Sequence[F64]) -> F64:
+    """Return the highest score at each instant, NaN only where none is known: as the agent takes a rule's outputs."""
+    return np.asarray(np.fmax.reduce(np.stack(scores), axis=0))
+
+
+def warnings_at(trace: Trace, head: Head, number: int, scores: F64) -> list[int]:
+    """Return when the agent would raise a warning of the rule of ``head``, the ``number``-th; ms, event time."""
+    is_daily = head.length_s > HOUR_S
+    rule = rule_by_default(head.rule)
     judged_ms = trace.judged_ms[:, number]
     applies_ms = trace.placed_ms + rule.first_day * DAY_MS
-    near = np.convolve(np.nan_to_num(scores, nan=1.0) >= 1 - rule.deadband, np.ones(3), "same") > 0
+    near = np.nan_to_num(scores, nan=1.0) >= 1 - rule.deadband
+    looked = near | np.roll(near, 1) | np.roll(near, -1)
+    if is_daily:
+        due = judged_ms % (HOUR_S * 1000) == 0
+        judged_ms, scores, looked = judged_ms[due], scores[due], looked[due]
+    if not (scores[looked] >= 1).any():
+        return []
     standing, found = Standing(rule.name, "house"), []
-    for at_ms, score, is_near in zip(judged_ms.tolist(), scores.tolist(), near.tolist(), strict=True):
-        if is_daily and at_ms % (HOUR_S * 1000):
-            continue
+    for at_ms, score, is_near in zip(judged_ms.tolist(), scores.tolist(), looked.tolist(), strict=True):
         if not is_near and standing.state is WarningState.NORMAL:
             continue  # nothing can happen: saves most of the work
         evidence = Evidence(score) if np.isfinite(score) else Evidence(None, why="not measured")
@@ -120,18 +168,14 @@ def warnings_at(trace: Trace, number: int, scores: NDArray[np.float64]) -> list[
     return found
 
 
-def raised(trace: Trace, number: int, scores: NDArray[np.float64]) -> int:
-    """Return how many warnings the agent would raise for ``scores``."""
-    return len(warnings_at(trace, number, scores))
-
-
-def limit_of(traces: Sequence[Trace], number: int, floor: float, sign: int, allowed: float) -> float:
+def limit_of(traces: Sequence[Trace], head: Head, number: int, sign: int, allowed: float) -> float:
     """Return the smallest limit on one side (-1 below, 1 above) that raises at most ``allowed`` per house-day."""
     days = sum(trace.days for trace in traces)
-    sided = [sign * deviations(trace, number, floor) for trace in traces]
+    sided = [sign * deviations(trace, number, head.floor) for trace in traces]
 
     def rate(limit: float) -> float:
-        return sum(raised(t, number, s / limit) for t, s in zip(traces, sided, strict=True)) / days
+        each = (len(warnings_at(t, head, number, s / limit)) for t, s in zip(traces, sided, strict=True))
+        return sum(each) / days
 
     low, high = SMALLEST, LARGEST
     if rate(low) <= allowed:
@@ -142,25 +186,26 @@ def limit_of(traces: Sequence[Trace], number: int, floor: float, sign: int, allo
     return high
 
 
-def limits_of(traces: Sequence[Trace], allowed: float = ALLOWED) -> dict[str, Judge]:
-    """Return the limits of every output."""
+def limits_of(traces: Sequence[Trace], heads: Sequence[Head], allowed: float) -> dict[str, Judge]:
+    """Return the limits of every output; ``allowed`` is the false warnings per house-day of each side of each."""
     found = {}
-    for number, head in enumerate(traces[0].heads):
-        low, high = (limit_of(traces, number, head.floor, sign, allowed) for sign in (-1, 1))
+    for number, head in enumerate(heads):
+        low, high = (limit_of(traces, head, number, sign, allowed) for sign in (-1, 1))
         found[head.name] = Judge(low=round(low, 2), high=round(high, 2), floor=head.floor)
     return found
 
 
-def rates_of(traces: Sequence[Trace], judges: dict[str, Judge]) -> dict[str, tuple[float, float]]:
-    """Return the false warnings per house-day (below, above) of every output under given limits."""
+def rates_of(traces: Sequence[Trace], heads: Sequence[Head], judges: Mapping[str, Judge]) -> dict[str, float]:
+    """Return the false warnings per house-day of every rule under given limits."""
     days = sum(trace.days for trace in traces)
+    by_rule: dict[str, list[int]] = defaultdict(list)
+    for number, head in enumerate(heads):
+        by_rule[head.rule].append(number)
     rates = {}
-    for number, head in enumerate(traces[0].heads):
-        judge_of = judges[head.name]
-        below, above = 0, 0
+    for rule, numbers in by_rule.items():
+        head, raised = heads[numbers[0]], 0
         for trace in traces:
-            off = deviations(trace, number, judge_of.floor)
-            below += raised(trace, number, -off / judge_of.low)
-            above += raised(trace, number, off / judge_of.high)
-        rates[head.name] = (below / days, above / days)
+            scores = worst([scores_of(trace, number, judges[heads[number].name]) for number in numbers])
+            raised += len(warnings_at(trace, head, numbers[0], scores))
+        rates[rule] = raised / days
     return rates

@@ -1,0 +1,89 @@
+"""The limits that a bundle ships with: the smallest that healthy flocks do not cross more often than allowed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from agent.manifest import DAY_S, Feature, Judge
+from models_onnx.train.judging import (
+    HOUR_S,
+    SMALLEST,
+    Head,
+    Trace,
+    held_by,
+    limits_of,
+    rates_of,
+    scores_of,
+    warnings_at,
+    worst,
+)
+
+WATER = Feature(signal="water", aggregate="sum")
+HOURLY = Head("water_1h", WATER, "1h", HOUR_S, "l", 0.5)
+DAILY = Head("water_1d", WATER, "1d", DAY_S, "l", 0.5)
+SLOW = Head("water_slow_3d", WATER, "3d", 3 * DAY_S, "l", 0.5)
+DAYS = 20
+STEPS = DAYS * 144
+
+
+def trace_of(*actual: np.ndarray) -> Trace:
+    """Return a flock that was expected at 10, within 9 to 12, by as many outputs as there are courses."""
+    at_ms = np.arange(1, STEPS + 1, dtype=np.int64) * 600_000
+    quantiles = np.tile([9.0, 10.0, 12.0], (STEPS, len(actual), 1))
+    judged = np.repeat(at_ms[:, None], len(actual), axis=1)
+    return Trace(judged, np.stack(actual, axis=1).astype(np.float32), quantiles, float(DAYS), 0)
+
+
+def course(*bumps: tuple[float, float, float]) -> np.ndarray:
+    """Return a course at 10 with bumps: from day, hours long, value."""
+    values = np.full(STEPS, 10.0)
+    for day, hours, value in bumps:
+        values[round(day * 144) : round(day * 144 + hours * 6)] = value
+    return values
+
+
+def test_scores_count_half_bands_of_their_own_side_with_a_floor() -> None:
+    trace = trace_of(course((5, 1, 7.0), (6, 1, 16.0)))
+    scores = scores_of(trace, 0, Judge(low=3.0, high=1.5, floor=0.5))
+    assert scores[5 * 144] == pytest.approx(1.0)  # 3 below, the half band is 1
+    assert scores[6 * 144] == pytest.approx(2.0)  # 6 above, the half band is 2
+    assert scores_of(trace, 0, Judge(low=3.0, high=3.0, floor=3.0))[6 * 144] == pytest.approx(6 / 3 / 3)
+
+
+def test_of_the_outputs_of_one_rule_the_worst_counts_and_what_cannot_say_is_left_out() -> None:
+    found = worst([np.array([0.2, np.nan, np.nan]), np.array([0.5, 0.1, np.nan])])
+    assert found == pytest.approx([0.5, 0.1, np.nan], nan_ok=True)
+
+
+def test_a_warning_needs_its_delay_and_no_chicks_of_the_first_days() -> None:
+    limits = Judge(low=3.0, high=3.0)
+    short, long = trace_of(course((5, 0.3, 5.0))), trace_of(course((5, 1, 5.0)))
+    assert warnings_at(short, HOURLY, 0, scores_of(short, 0, limits)) == []
+    assert len(warnings_at(long, HOURLY, 0, scores_of(long, 0, limits))) == 1
+    early = trace_of(course((0.5, 3, 5.0)))
+    assert warnings_at(early, HOURLY, 0, scores_of(early, 0, limits)) == []
+    dip = trace_of(course((5, 1, 5.0)))
+    assert warnings_at(dip, DAILY, 0, scores_of(dip, 0, limits)) == []  # a day's output is judged by the hour
+
+
+def test_the_limit_is_the_smallest_that_raises_no_more_than_allowed() -> None:
+    """Four dips of 4, 3.5, 3 and 2.5 half bands in twenty days: two are allowed, so the limit lies above 3."""
+    dips = [(5.0 + 2 * i, 2.0, 10 - size) for i, size in enumerate((4, 3.5, 3, 2.5))]
+    trace = trace_of(course(*dips))
+    limits = limits_of([trace], [HOURLY], 2 / DAYS)
+    assert limits["water_1h"].low == pytest.approx(3.0, abs=0.05)
+    assert limits["water_1h"].high == SMALLEST
+    assert rates_of([trace], [HOURLY], limits) == {"deviation-water": 2 / DAYS}
+
+
+def test_outputs_that_share_a_rule_raise_one_warning_between_them() -> None:
+    trace = trace_of(course((8, 40, 5.0)), course((8, 60, 5.0)))
+    limits = {"water_1d": Judge(low=3.0, high=3.0), "water_slow_3d": Judge(low=3.0, high=3.0)}
+    assert rates_of([trace], [DAILY, SLOW], limits) == {"trend-water": 1 / DAYS}
+
+
+def test_how_much_the_interval_holds_is_counted_where_something_was_measured() -> None:
+    values = course((5, 24, 20.0))
+    values[:144] = np.nan
+    assert held_by([trace_of(values)], 0) == pytest.approx(18 / 19, abs=1e-3)
