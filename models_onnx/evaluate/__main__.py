@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.bundles import versions_in
 from agent.errors import FlockwatchError
 from models_onnx.evaluate.campaign import FULL, SHORT, jobs_of, run_all
 from models_onnx.evaluate.figures import all_figures
@@ -21,7 +22,6 @@ from models_onnx.evaluate.report import write
 from models_onnx.farm.params import RANGE_SETS
 
 if TYPE_CHECKING:
-    from agent.predict import Predictor
     from models_onnx.evaluate.campaign import Size
 
 FINAL = "test"
@@ -70,14 +70,16 @@ def main(arguments: list[str] | None = None, *, size: Size | None = None) -> int
         "flocks": "their whole lives" if size.days is not None else "two flocks each",
         "kinds": len(figures["detection"]["by_fault"]),
     }
-    write(chosen.out, about, figures, sections(chosen.real, predictor), bytes_of(predictor))
+    write(chosen.out, about, figures, sections(chosen.real, chosen.bundles, predictor), bytes_of(chosen.bundles))
     say(f"wrote {chosen.out / 'RESULTS.md'}")
     return 0
 
 
-def bytes_of(predictor: Predictor) -> int:
-    """Return how large the bundles are."""
-    return sum(f.stat().st_size for model in predictor.models for f in model.bundle.directory.iterdir())
+def bytes_of(bundles: Path) -> int:
+    """Return how large the bundles are, all that lie there."""
+    found = versions_in(bundles)
+    folders = [bundles / name / version for name, versions in found.items() for version in versions]
+    return sum(file.stat().st_size for folder in folders for file in folder.iterdir())
 
 
 if __name__ == "__main__":

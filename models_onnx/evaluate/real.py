@@ -4,16 +4,52 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models_onnx.evaluate import nab
 from models_onnx.evaluate.real_ammonia import forecasts
-from models_onnx.evaluate.report import ammonia_section
+from models_onnx.evaluate.report import Goal, Section, ammonia_section, table
+from models_onnx.train.alarms import corpus_score, score_of
+from models_onnx.train.anomaly import NAME as ANOMALY
+from models_onnx.train.anomaly import THRESHOLD
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from agent.predict import Predictor
-    from models_onnx.evaluate.report import Section
+
+GONE = "Left out: the data are not here.\n"
 
 
-def sections(real: Path | None, predictor: Predictor) -> list[Section]:
-    """Return the parts about real sets; ``real`` is the folder that holds them."""
-    return [ammonia_section(forecasts(real, predictor) if real is not None else [])]
+def sections(real: Path | None, bundles: Path, predictor: Predictor) -> list[Section]:
+    """Return the parts about real sets; ``real`` is the folder that holds them, ``bundles`` that of the models."""
+    return [
+        ammonia_section(forecasts(real, predictor) if real is not None else []),
+        nab_section(real, bundles),
+    ]
+
+
+def nab_section(real: Path | None, bundles: Path) -> Section:
+    """Return the part about the Numenta Anomaly Benchmark's seven real series."""
+    title = "Numenta Anomaly Benchmark, seven real series"
+    folder = None if real is None else real / "nab"
+    if folder is None or not (folder / "windows.json").exists():
+        return Section(title, GONE)
+    files = nab.read_files(folder)
+    scores = nab.replayed(files, bundles, ANOMALY)
+    whole = corpus_score(files, scores, THRESHOLD)
+    each = [(labelled.name, score_of(labelled, scores[labelled.name], THRESHOLD)) for labelled in files]
+    known = sorted(nab.published(folder).items(), key=lambda item: -item[1])
+    rows = [(name, f"{s.score:.2f}", f"{s.hits} of {s.windows}", str(s.false)) for name, s in each]
+    beside = [(name, f"{score:.1f}") for name, score in known]
+    text = f"""The bundle `{ANOMALY}` through `flockwatch replay`, standard profile, one threshold
+({THRESHOLD:g}, chosen on simulated series): **{whole:.1f}** of 100.
+
+{table(("file", "score", "windows hit", "false alarms"), rows)}
+Published, on the same files:
+
+{table(("detector", "score"), beside)}"""
+    theirs = max((score for name, score in known if name.startswith("numenta")), default=float("nan"))
+    goal = Goal(
+        "NAB, seven series, standard profile, one threshold", f"> {theirs:.1f} (Numenta HTM)", f"{whole:.1f}",
+        whole > theirs, ", ".join(f"{name} {score:.1f}" for name, score in known[:4]),
+    )  # fmt: skip
+    return Section(title, text, (goal,), {"score": whole, "published": dict(known)})
