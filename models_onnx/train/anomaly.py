@@ -74,7 +74,7 @@ class Views:
         views, lengths = self._views()
         lately = [LATELY[length] for length in lengths]
         order = sorted(range(len(views)), key=lambda i: lately[i])  # those of one memory beside each other
-        stacked = g.concat([self._row(views[i]) for i in order], axis=1)
+        stacked = g.mul(g.concat([self._row(views[i]) for i in order], axis=1), self._row(self._known))
         count = self._row(g.op("Max", self._before(self._known, READINGS), g.const(1.0)))
         mean = g.div(self._before(stacked, READINGS, rank=3), count)
         warm = g.const(np.array([[max(WARM * lengths[i], 20)] for i in order]))
