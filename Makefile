@@ -62,6 +62,7 @@ models-check: install ## train them anew beside the shipped ones: byte for byte 
 
 evaluate: install ## say how good the shipped bundles are on flocks they have not seen (SHORT=1: in three minutes)
 	$(BIN)/python -m models_onnx.evaluate --real $(or $(REAL),../shared/data) $(if $(SHORT),--short --out build/evaluation)
+	$(if $(SHORT),,$(BIN)/python -m models_onnx.evaluate.outbreaks)
 
 wheel: install ## build dist/flockwatch-*.whl, with the locked list of what it stands on beside it
 	rm -rf dist

@@ -66,7 +66,7 @@ RULES: Mapping[str, tuple[float, float]] = {
     "twice the median": (0.0, 2.0),
     "outbreak itself": (outbreaks.LEAST_SHARE, outbreaks.LEAST_FACTOR),
 }
-TWO_PARAMETERS = [(t / 1e5, k / 4) for t in range(50, 301, 25) for k in range(4, 13)]
+TWO_PARAMETERS = [(t / 1e5, k / 4) for t in range(50, 301, 50) for k in range(4, 13)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,7 +129,7 @@ def report(model: Model, sees: Foresight, populations: int, flocks: int, say: Ca
             f"| {name} | {ours.outbreaks / ours.flocks:.2f} | {ours.found / max(ours.outbreaks, 1):.1%} | "
             f"{ours.lead_days:g} | {ours.share_ahead(1):.0%} | {ours.share_ahead(2):.0%} | {ours.false_per_flock:.2f} |"
         )
-        every = [by_model(known, limit) for limit in mortality.LIMITS[:60:2]]
+        every = [by_model(known, limit) for limit in mortality.LIMITS[:45:3]]
         simple = [by_rule(known, *pair) for pair in TWO_PARAMETERS]
         cells = " | ".join(f"{frontier(s, d):.2f}" for d in (1, 2) for s in (every, simple))
         ahead.append(f"| {name} | {cells} |")
@@ -217,7 +217,7 @@ def main(arguments: list[str] | None = None) -> int:
     if sees is None:
         message = f"{model}: has no output of target 'mortality' with the label 'outbreak' and a limit"
         raise BundleError(message)
-    populations, flocks = (1, 40) if chosen.tiny else (20, 250)
+    populations, flocks = (1, 40) if chosen.tiny else (8, 250)
     chosen.out.write_text(report(model, sees, populations, flocks, print), encoding="utf-8")
     return 0
 
