@@ -105,30 +105,30 @@ C_TEMPERATURE, C_OUTSIDE, C_LIGHT, C_OUTSIDE_HUMIDITY, C_VENTILATION, C_FEED = r
 
 
 # The floors: one pulse of 10 l among 20,000 birds is 0.0005 l a bird; one auger batch of 15 kg is 0.00075 kg; the
-# sensors' accuracy is 0.5 Cel, 2 %RH and 1.5 ppm (DOL 114, DOL 53: S11, S14, docs/sources.md), their noise about half
-# of that or less (our judgement, as all else)
+# sensors' accuracy is 0.5 Cel, 2 %RH and 1.5 ppm (DOL 114, DOL 53: S11, S14, docs/sources.md), half a band is about
+# that. Our judgement: all else, a few percent of a day; less means nothing to a farmer, however calm a house was so far
 HEADS = (
     Head("water_1h", WATER, "1h", HOUR_S, "l", 0.0005),
     Head("feed_1h", FEED, "1h", HOUR_S, "kg", 0.00075),
-    Head("temperature_1h", TEMPERATURE, "1h", HOUR_S, "Cel", 0.1),
-    Head("temperature_since_yesterday_1h", TEMPERATURE, "1h", HOUR_S, "Cel", 0.3),
-    Head("humidity_1h", HUMIDITY, "1h", HOUR_S, "%RH", 1.0),
-    Head("co2_1h", CO2, "1h", HOUR_S, "ppm", 50.0),
-    Head("ammonia_1h", AMMONIA, "1h", HOUR_S, "ppm", 0.75),
-    Head("pressure_1h", PRESSURE, "1h", HOUR_S, "Pa", 2.0),
-    Head("water_1d", WATER, "1d", DAY_S, "l", 0.002),
-    Head("feed_1d", FEED, "1d", DAY_S, "kg", 0.001),
-    Head("water_for_feed_1d", WATER, "1d", DAY_S, "l", 0.002),
-    Head("temperature_slow_1d", TEMPERATURE, "1d", DAY_S, "Cel", 0.2),
+    Head("temperature_1h", TEMPERATURE, "1h", HOUR_S, "Cel", 0.5),
+    Head("temperature_since_yesterday_1h", TEMPERATURE, "1h", HOUR_S, "Cel", 0.8),
+    Head("humidity_1h", HUMIDITY, "1h", HOUR_S, "%RH", 3.0),
+    Head("co2_1h", CO2, "1h", HOUR_S, "ppm", 100.0),
+    Head("ammonia_1h", AMMONIA, "1h", HOUR_S, "ppm", 1.0),
+    Head("pressure_1h", PRESSURE, "1h", HOUR_S, "Pa", 3.0),
+    Head("water_1d", WATER, "1d", DAY_S, "l", 0.005),
+    Head("feed_1d", FEED, "1d", DAY_S, "kg", 0.003),
+    Head("water_for_feed_1d", WATER, "1d", DAY_S, "l", 0.005),
+    Head("temperature_slow_1d", TEMPERATURE, "1d", DAY_S, "Cel", 0.5),
     # slow ones look away from the last days: what creeps in over days cannot teach them that it is normal
-    Head("water_slow_3d", WATER, "3d", 3 * DAY_S, "l", 0.004),
-    Head("feed_slow_3d", FEED, "3d", 3 * DAY_S, "kg", 0.002),
-    Head("water_for_feed_3d", WATER, "3d", 3 * DAY_S, "l", 0.004),
-    Head("weight_slow_3d", WEIGHT, "3d", 3 * DAY_S, "g", 5.0),
-    Head("humidity_slow_3d", HUMIDITY, "3d", 3 * DAY_S, "%RH", 1.0),
-    Head("co2_slow_3d", CO2, "3d", 3 * DAY_S, "ppm", 50.0),
-    Head("ammonia_slow_3d", AMMONIA, "3d", 3 * DAY_S, "ppm", 0.75),
-    Head("ventilation_slow_3d", VENTILATION, "3d", 3 * DAY_S, "%", 1.0),
+    Head("water_slow_3d", WATER, "3d", 3 * DAY_S, "l", 0.012),
+    Head("feed_slow_3d", FEED, "3d", 3 * DAY_S, "kg", 0.007),
+    Head("water_for_feed_3d", WATER, "3d", 3 * DAY_S, "l", 0.012),
+    Head("weight_slow_3d", WEIGHT, "3d", 3 * DAY_S, "g", 20.0),
+    Head("humidity_slow_3d", HUMIDITY, "3d", 3 * DAY_S, "%RH", 3.0),
+    Head("co2_slow_3d", CO2, "3d", 3 * DAY_S, "ppm", 100.0),
+    Head("ammonia_slow_3d", AMMONIA, "3d", 3 * DAY_S, "ppm", 1.0),
+    Head("ventilation_slow_3d", VENTILATION, "3d", 3 * DAY_S, "%", 2.0),
 )
 WANTED = Wanted(INPUTS, tuple((head.of, head.length_s) for head in HEADS), yesterday=True)
 

@@ -8,7 +8,7 @@ import pytest
 from agent.manifest import DAY_S, Feature, Judge
 from models_onnx.train.judging import (
     HOUR_S,
-    SMALLEST,
+    SMALLEST_OF_HOURS,
     Head,
     Trace,
     held_by,
@@ -68,12 +68,12 @@ def test_a_warning_needs_its_delay_and_no_chicks_of_the_first_days() -> None:
 
 
 def test_the_limit_is_the_smallest_that_raises_no_more_than_allowed() -> None:
-    """Four dips of 4, 3.5, 3 and 2.5 half bands in twenty days: two are allowed, so the limit lies above 3."""
-    dips = [(5.0 + 2 * i, 2.0, 10 - size) for i, size in enumerate((4, 3.5, 3, 2.5))]
+    """Four dips of 6.5, 6, 5 and 4.5 half bands in twenty days: two are allowed, so the limit lies above 5."""
+    dips = [(5.0 + 2 * i, 2.0, 10 - size) for i, size in enumerate((6.5, 6, 5, 4.5))]
     trace = trace_of(course(*dips))
     limits = limits_of([trace], [HOURLY], 2 / DAYS)
-    assert limits["water_1h"].low == pytest.approx(3.0, abs=0.05)
-    assert limits["water_1h"].high == SMALLEST
+    assert limits["water_1h"].low == pytest.approx(5.0, abs=0.05)
+    assert limits["water_1h"].high == SMALLEST_OF_HOURS
     assert rates_of([trace], [HOURLY], limits) == {"deviation-water": 2 / DAYS}
 
 
