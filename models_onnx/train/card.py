@@ -93,8 +93,8 @@ among them, than each side of each output is allowed, with the agent's own delay
 
 - It has seen simulated birds. A farm whose light, controller or feeding differs from all of them shows wider errors;
   the limits can be stretched per rule in `agent.toml`.
-- Houses whose computer works otherwise than any of the training's (fans in stages, heaters on and off) are more restless
-  than it expects: there the intervals of temperature and air hold too little, and false warnings are more frequent.
+- Houses whose computer works otherwise than any of the training's (fans in stages, heaters on and off) are more
+  restless than it expects: there the intervals of temperature and air hold too little, and it warns falsely more often.
 - In the first two days of a flock there is no course yet: the agent judges from day 2 (hours) and day 3 (days).
 - Through catching, and for a day after thinning, it is not asked: birds without feed are not the flock it knows.
 - With daily totals only, the outputs of the hour mean nothing (there is no actual to hold against them), those of the
