@@ -33,9 +33,10 @@ def as_it_is(record: HouseRecord, _rng: np.random.Generator) -> HouseRecord:
 
 def sensors_missing(record: HouseRecord, rng: np.random.Generator) -> HouseRecord:
     """Return it without 30 % of its sensors, for the whole time; people still tell of the dead."""
+    names = [name for name in record.signals if name not in BY_PEOPLE]
+    gone = set(rng.choice(names, round(MISSING_SHARE * len(names)), replace=False).tolist())
     signals = {
-        name: values if rng.random() >= MISSING_SHARE or name in BY_PEOPLE else np.full_like(values, np.nan)
-        for name, values in record.signals.items()
+        name: np.full_like(values, np.nan) if name in gone else values for name, values in record.signals.items()
     }
     return replace(record, signals=signals)
 
