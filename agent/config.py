@@ -214,6 +214,7 @@ class House(Section):
     volume_m3: Positive | None = None
     capacity: Annotated[int, Field(gt=0)] | None = None
     signals: dict[Name, SignalOverride] = {}
+    facts: dict[Name, float] = {}  # of the house, for models that ask for house.<name>
 
 
 class StoreSettings(Section):

@@ -18,6 +18,7 @@ from agent.alerts import iso
 from agent.board import Board
 from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.bus import Bus
+from agent.calibration import Calibration
 from agent.clock import SimulatedClock
 from agent.dialects import Decoder, Refusal
 from agent.domain import (
@@ -108,10 +109,11 @@ class Agent:
         self.health = Health(clock.now())
         self.time = Timekeeper(clock, store, config.site.days)
         self._watch_of: dict[str, HouseWatch] = {}
+        self.calibration = Calibration(config.site.days, {house.id: house.facts for house in config.house})
         of_flocks = [m.manifest for m in predictor.models if m.manifest.task not in {"expect", "custom"}]
         targets = {output.target for manifest in of_flocks for output in manifest.output}
         self.board = Board(bus, self.topics, targets, clock.monotonic())
-        self.orders = Orders(config, store, self._watch_of, self._begin_sensor_anew)
+        self.orders = Orders(config, store, self._watch_of, self._begin_sensor_anew, self.calibration)
         self._splitter = HouseSplitter()
         self._connection = 0
         self._lost_sessions = 0
@@ -163,6 +165,7 @@ class Agent:
                 started_monotonic=self.clock.monotonic(),
                 references=self.predictor.references(),
                 also=self.shadow.signals,
+                calibration=self.calibration,
             )
             for house in self.config.house
         ]
@@ -177,8 +180,9 @@ class Agent:
 
     def _restore(self, known: Restored) -> None:
         """Let the houses know what was known, and see again what the windows had not been told of."""
+        self.calibration.learn(known.flocks)
         for watch in self.watches:
-            life = restored(known.houses.get(watch.house))
+            life = restored(known.houses.get(watch.house), known.flocks)
             standings = [standing for standing in known.standings if standing.house == watch.house]
             watch.restore(life, standings, _of(watch.house, known.rhythms), _of(watch.house, known.newest_ms))
             watch.fitness.restore(known.fitness_days, known.fitness_flocks)

@@ -11,6 +11,8 @@ from agent.domain import Flock, FlockChange, HouseState
 from agent.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agent.clock import FarmDays
 
 LONGEST_LIFE = timedelta(days=366)
@@ -30,20 +32,25 @@ class HouseLife:
     state: HouseState = HouseState.EMPTY
     since: datetime | None = None
     flock: Flock | None = None
+    ended: Flock | None = None  # the last one that left: its slaughter weight may be told later
 
     def after(self, change: FlockChange) -> HouseLife:
         """Return the life after ``change``."""
         since = self.since if change.state is self.state and change.action != "thin" else _since(change)
         ended = change.flock is not None and change.flock.ended_at is not None
-        return HouseLife(change.state, since, None if ended else change.flock)
+        return HouseLife(change.state, since, None if ended else change.flock, change.flock if ended else self.ended)
 
 
-def restored(change: FlockChange | None) -> HouseLife:
-    """Return the life of a house whose newest stored change is ``change``; None where nothing was ever told of it."""
+def restored(change: FlockChange | None, flocks: Iterable[FlockChange] = ()) -> HouseLife:
+    """Return the life of a house whose newest stored change is ``change``; None where nothing was ever told of it.
+
+    ``flocks``: the newest change of each flock, of any house, oldest first.
+    """
     if change is None:
         return HouseLife()
+    left = [c.flock for c in flocks if c.house == change.house and c.flock is not None and c.flock.ended_at is not None]
     flock = change.flock if change.flock is not None and change.flock.ended_at is None else None
-    return HouseLife(change.state, _since(change), flock)
+    return HouseLife(change.state, _since(change), flock, left[-1] if left else None)
 
 
 def _since(change: FlockChange) -> datetime:
@@ -68,6 +75,8 @@ def apply(house: str, life: HouseLife, command: FlockCommand, at: datetime, days
     if isinstance(command, Place):
         return _place(house, life, command, at, days)
     flock = life.flock
+    if isinstance(command, End) and flock is None and _tells_weight_of(life.ended, command):
+        return _weigh(house, life, command, at)
     if command.flock is not None and (flock is None or flock.flock != command.flock):
         message = f"flock {command.flock!r} is not in {house}; " + _who_is_in(life)
         raise InputError(message)
@@ -160,6 +169,16 @@ def _thin(house: str, flock: Flock, command: Thin, at: datetime, days: FarmDays)
     thinned = (*flock.thinned, (when, command.birds))
     detail: dict[str, object] = {"at": when.isoformat(), "birds": command.birds, "by": command.by}
     return FlockChange(at, "thin", house, HouseState.THINNED, replace(flock, thinned=thinned), detail)
+
+
+def _tells_weight_of(ended: Flock | None, command: End) -> bool:
+    """Tell whether ``command`` tells the slaughter weight of the flock that has left: abattoirs tell it days later."""
+    return ended is not None and command.slaughter_weight_g is not None and command.flock in {None, ended.flock}
+
+
+def _weigh(house: str, life: HouseLife, command: End, at: datetime) -> FlockChange:
+    weighed = life.ended and replace(life.ended, slaughter_weight_g=command.slaughter_weight_g)
+    return FlockChange(at, "end", house, life.state, weighed, {"by": command.by})
 
 
 def _end(house: str, flock: Flock, command: End, at: datetime, days: FarmDays) -> FlockChange:

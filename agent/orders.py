@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from datetime import datetime
 
+    from agent.calibration import Calibration
     from agent.config import Config
     from agent.domain import FlockChange, Message, WarningEvent
     from agent.store import Store, Unstored
@@ -33,11 +34,13 @@ class Orders:
         store: Store | Unstored,
         watch_of: Mapping[str, HouseWatch],
         begin_anew: Callable[[str, str, datetime], None],
+        calibration: Calibration,
     ) -> None:
         """Do them for the houses of ``watch_of``; ``begin_anew``: forget what was learnt of a sensor in a house."""
         self._config = config
         self._begin_anew = begin_anew
         self._store = store
+        self._calibration = calibration
         self._watch_of = watch_of
         self._last: tuple[str, bytes, float, str] | None = None  # topic, payload, when, answer
 
@@ -91,6 +94,7 @@ class Orders:
         for change in done.changes:
             if change.action == "service" and change.detail["replaced"]:
                 self._begin_anew(change.house, str(change.detail["signal"]), now)
+        self._calibration.learn(done.changes)
         self._last = (message.topic, message.payload, message.received_monotonic, text)
         return text
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from agent.alerts import alert, iso
+from agent.calibration import Calibration, last_day_of
 from agent.commands import End, Place, Service
 from agent.domain import PUBLISHED_STATES, from_ms, to_ms
 from agent.errors import InputError, ReplayFileError
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from agent.commands import FlockCommand
     from agent.config import Config
-    from agent.domain import Opinion, QualityInterval, Score, WarningEvent, WarningState
+    from agent.domain import FlockChange, Opinion, QualityInterval, Score, WarningEvent, WarningState
     from agent.readings import Readings
     from agent.replay_files import RecordedFlock, Recording
     from agent.watch import Outcome
@@ -257,6 +258,8 @@ class Replay:
         self.quality = QualityJudge(config.signal)
         self._splitter = HouseSplitter()
         self.peers = Peers(config.signal)
+        self._calibration = Calibration(self._days, {house.id: house.facts for house in config.house})
+        self._weighed: list[tuple[datetime, FlockChange]] = []  # flocks that ended, until their weight is known
         self.watches = {
             house: watch(
                 house,
@@ -268,6 +271,7 @@ class Replay:
                 started_monotonic=_LONG_AGO,
                 references=predictor.references(),
                 also=shadow.signals if shadow else (),
+                calibration=self._calibration,
             )
             for house in houses
         }
@@ -312,6 +316,8 @@ class Replay:
             at = from_ms(at_ms)
             while waiting and waiting[-1][0] <= at:
                 self._command(*waiting.pop())
+            if self._weighed:
+                self._learn(at)
             while True:
                 stop = int(np.searchsorted(block.at_ms, at_ms, side="right"))
                 if stop > position:
@@ -333,8 +339,17 @@ class Replay:
                 for outcome in self.shadows.judge(at, _MUCH_LATER, {watch.house for watch in due}):
                     if apart is not None:
                         apart.add(outcome)
+            if not len(block) and all(watch.rests() for watch in self.watches.values()):
+                at_ms = self._skipped(at, waiting[-1][0] if waiting else None)
         results.add_quality((*self.quality.close(from_ms(end_ms)), *self.peers.close(from_ms(end_ms))))
         return observed, judged
+
+    def _skipped(self, at: datetime, commanded_at: datetime | None) -> int:
+        """Return the last instant before the next one that matters where nothing is measured: a day, or a command."""
+        next_at = self._days.start_of(self._days.date_of(at) + timedelta(days=1))
+        if commanded_at is not None:
+            next_at = min(next_at, commanded_at)
+        return max(-(-to_ms(next_at) // _GRID_MS) * _GRID_MS - _GRID_MS, to_ms(at))
 
     def _observe(self, readings: Readings, results: Results) -> None:
         judged, intervals = self.quality.judge(readings)
@@ -360,16 +375,25 @@ class Replay:
             message = f"events.csv: {house!r} is in neither readings.csv nor flocks.csv"
             raise ReplayFileError(message)
         try:
-            watch.apply(command, at)
+            change = watch.apply(command, at)
             if isinstance(command, Service) and command.replaced:
                 self.quality.begin_anew(house, command.signal, at)
                 self.peers.begin_anew(house, command.signal, at)
         except InputError as e:
             self._cannot(f"{iso(at)}: {house}: {command.action}: {e}", e)
+            return
+        if change.action == "end" and change.flock is not None and change.flock.ended_at is not None:
+            last_day = max(last_day_of(change.flock.ended_at, self._days), change.flock.planned_end_on or date.min)
+            self._weighed.append((self._days.start_of(last_day + timedelta(days=1)), change))
 
     def _cannot(self, what: str, error: InputError) -> None:
         message = f"{what}; correct events.csv or flocks.csv"
         raise ReplayFileError(message) from error
+
+    def _learn(self, at: datetime) -> None:
+        """Let the houses know the slaughter weights that are known by now: from the end of the slaughter day on."""
+        self._calibration.learn(change for known_at, change in self._weighed if known_at <= at)
+        self._weighed = [(known_at, change) for known_at, change in self._weighed if known_at > at]
 
 
 def replay(

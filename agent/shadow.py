@@ -33,6 +33,7 @@ class ShadowWatch(HouseWatch):
             rhythm_s=lambda _: None,
             started_monotonic=0.0,
             references=predictor.references(),
+            calibration=beside.calibration,
         )
         self._beside = beside
         self._models = {(model.manifest.name, model.manifest.version) for model in predictor.models}

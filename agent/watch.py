@@ -14,6 +14,7 @@ import numpy as np
 
 from agent import flock as flock_life
 from agent import judge as judging
+from agent.calibration import COURSE_SIGNALS, MEASURED, Calibration, measured_at_end
 from agent.commands import Acknowledge, Shelve
 from agent.domain import (
     PUBLISHED_STATES,
@@ -135,6 +136,7 @@ class HouseWatch:
         started_monotonic: float,
         references: Mapping[str, Reference] | None = None,
         also: Collection[str] = (),
+        calibration: Calibration | None = None,
     ) -> None:
         """Watch a house with models of these manifests; ``also`` are base signals that others want of its window."""
         self.house = house
@@ -145,12 +147,14 @@ class HouseWatch:
         self.standings: dict[str, Standing] = {}
         self._overrides = overrides
         self._signal = signal
+        self.calibration = calibration or Calibration(days)
         self._sensors = Sensors(house, signal, self._rule, rhythm_s, started_monotonic)
         self._spans: dict[str, timedelta] = {}  # of each rule the longest time that an output of it looks over
         for name, span in (rule for manifest in manifests for rule in modelled_rules(manifest.output)):
             self._spans[name] = max(span, self._spans.get(name, span))
         self._faults: list[tuple[str, datetime, datetime]] = []  # rule, begin and end of what is over
-        needed = {*TOLD_BY_PEOPLE, *also, *(name for manifest in manifests for name in manifest.signals)}
+        modelled = (name for manifest in manifests for name in manifest.signals)
+        needed = {*TOLD_BY_PEOPLE, *COURSE_SIGNALS, *also, *modelled}
         self.window = Window(house, {name: signal(SeriesKey(house, name)) for name in needed}, days)
         scorers = [(i.series.length, i.series.signals) for m in manifests for i in m.input if i.series is not None]
         scored = {name for _, signals in scorers for name in signals}
@@ -238,8 +242,17 @@ class HouseWatch:
             InputError: it cannot be done now; the message says why.
         """
         change = flock_life.apply(self.house, self.life, command, at, self.days)
+        if change.action == "end" and change.flock is not None:
+            change = replace(change, detail={**change.detail, MEASURED: self._measured_at_end(change.flock)})
         self._take(change)
         return change
+
+    def _measured_at_end(self, flock: Flock) -> dict[str, float]:
+        """Return what the instruments showed of a flock that ended: how far off they were is known with its weight."""
+        self._removed = None
+        measured = measured_at_end(self.window, flock.ended_at or EPOCH, self._context(flock))
+        self._removed = None
+        return measured
 
     def told(self) -> tuple[HouseLife, dict[str, Standing]]:
         """Return what commands change, as it is now."""
@@ -296,6 +309,11 @@ class HouseWatch:
             return True
         return self._sensors.any_overdue(at)
 
+    def rests(self) -> bool:
+        """Tell whether only a day or a command can change anything: no sensor ever spoke, and no rule is on its way."""
+        is_moving = any(standing.state in _MOVING for standing in self.standings.values())
+        return not self._fresh and not self._sensors.newest_ms and not is_moving
+
     # --- the models' inputs
 
     def features(self, due: Due, at: datetime) -> list[tuple[str | None, HouseInputs]]:
@@ -312,9 +330,14 @@ class HouseWatch:
             return [(None, self.window.inputs(specs, at, context))]  # unmasked: a fault is what it may look for
         if flock is None or not 0 <= day_number(flock, at, self.days) <= OLDEST_DAY:
             return []
+        is_judged = due.model.manifest.task == "expect"
+        if is_judged and not self._sensors.newest_ms:
+            return []  # nothing was ever measured that could be held against it
         context = self._context(flock)
         specs = due.model.manifest.input
-        if due.model.manifest.task != "expect":
+        if any(fact.startswith("house.") for spec in specs for fact in spec.facts):
+            context = replace(context, facts=self.calibration.facts(self.house, at))
+        if not is_judged:
             return [(None, self.window.inputs(specs, at, context, self._masks(at)))]
         inputs: list[tuple[str | None, HouseInputs]] = []
         for horizon in dict.fromkeys(horizon for output in due.outputs for horizon in output.horizons):

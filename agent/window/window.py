@@ -290,6 +290,10 @@ class Window:
             facts = np.array([self._fact(name, at, flock) for name in spec.facts])
             return TensorWindow(as_dtype(spec.dtype, np.where(np.isfinite(facts), facts, spec.fill)), None, 1.0)
         plan = self._plan(id(spec), spec, spec.features)
+        if not len(plan.rows):  # none of these sensors ever spoke: houses of which only the history is known
+            unknown = as_dtype(spec.dtype, np.full((spec.grid.length, len(spec.features)), spec.fill))
+            mask = as_dtype(spec.dtype, np.zeros(unknown.shape))
+            return TensorWindow(unknown, mask, 0.0, dict.fromkeys((f.signal for f in spec.features), 0.0))
         with np.errstate(divide="ignore", invalid="ignore"):
             columns = self._columns(plan, spec.grid, [to_ms(at)], flock, [masked or {}])
         values, cover, end_ms = (part[0] for part in columns)

@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 _DATA = """
 ## Data
 
-Simulated farms only (`models_onnx/farm`), {instants:,} instants of {flocks} flocks on {farms} farms placed at different
-times of the year, from the range set `train`; stopping and calibration by {validation} farm(s) of `validation`. No row
-of any real farm. What the ranges are, and the source of each figure, stands in `models_onnx/farm/params.py`; growth,
-intake and the mean weights come from the breeders' tables (`agent/strains.py`: Ross 308, Aviagen 2022; Cobb 500,
-Cobb-Vantress 2022). Readings pass through the agent's own window (`agent/window/`), so a feature means the same here
-and on a gateway. Of the flocks a fifth is told only by the hour or the day; each sensor is absent from one in sixteen,
-in every fifth house from half of them; in a third the count of birds is wrong by about 5 %; at one instant in seven a
-signal is masked as it is while a warning stands. Seven flocks in ten are also made rough: errors of meters and scale
-beyond the simulator's own, other growth, and noise of a size and rhythm drawn for each flock
+Simulated farms only (`models_onnx/farm`), {instants:,} instants of flocks in {houses} houses of {farms} farms placed at
+different times of the year, from the range set `train`; stopping and calibration by {validation} farm(s) of
+`validation`. No row of any real farm. What the ranges are, and the source of each figure, stands in
+`models_onnx/farm/params.py`; growth, intake and the mean weights come from the breeders' tables (`agent/strains.py`:
+Ross 308, Aviagen 2022; Cobb 500, Cobb-Vantress 2022). Readings pass through the agent's own window (`agent/window/`),
+so a feature means the same here and on a gateway. Of the flocks a fifth is told only by the hour or the day; each
+sensor is absent from one in sixteen, in every fifth house from half of them; in a third the count of birds is wrong by
+about 5 %; at one instant in seven a signal is masked as it is while a warning stands. Seven flocks in ten are also made
+rough: errors of meters and scale beyond the simulator's own, other growth, and noise of a size and rhythm drawn for
+each flock
 (`models_onnx/train/data.py`).
 
 Rebuilt by `make models`: the same seeds give the same data and weights.
@@ -37,7 +38,7 @@ Apache-2.0, like the program. The simulator and the training are in this reposit
 
 def _data(instants: int, farms: Farms, validation: Farms) -> str:
     return _DATA.format(
-        instants=instants, flocks=farms.count * farms.houses, farms=farms.count, validation=validation.count
+        instants=instants, houses=farms.count * farms.houses, farms=farms.count, validation=validation.count
     )
 
 
@@ -108,14 +109,22 @@ among them, than each side of each output is allowed, with the agent's own delay
 def weight_card(instants: int, farms: Farms, validation: Farms, metrics: Mapping[str, float]) -> str:
     """Return the card of ``weight``."""
     rows = "\n".join(f"| {name} | {value:g} |" for name, value in metrics.items())
-    return f"""# weight 1.0.0
+    return f"""# weight 1.1.0
 
 The mean live weight of the flock at noon of the farm day in 1, 2, 5 and 7 days, and on the planned slaughter day, as
-p10, p50 and p90 in g: from the automatic scale, feed and water so far, age, strain, sex and the parents' age.
+p10, p50 and p90 in g: from the automatic scale, feed, water, climate and losses so far, age, strain, sex, the parents'
+age, and what earlier flocks of the house weighed at slaughter.
 
-One small network (64 and 32 units) answers for every horizon; it says the ratio to the breed's curve, so it starts from
-the best simple forecast (the curve, scaled to the last days) and learns what that misses: heavy birds that shun the
-scale from the fifth week on, feed eaten against weight shown, growth that speeds up or slows down.
+Four witnesses say how far the flock is from the breed's curve: the scale's last fortnight, the feed so far, the water
+so far, and the level of earlier flocks of the house and the site. The gateway has learnt from recorded slaughter
+weights what each of the first three misses in this house (`agent/calibration.py`, facts `house.…` in docs/models.md);
+each is corrected by that and counts by the inverse of its variance. One small network (64 and 32 units) learns what
+that leaves, for every horizon: the error of a scale of which nothing is known yet, feed eaten against weight shown,
+growth that speeds up or slows down. The bands are stretched apart for each horizon and for flocks with scale and
+history, with a scale alone, and without a scale.
+
+With neither scale nor feed nor water the network is not asked: the answer is the level of house and site, and its band
+is the spread that flocks here have shown. Nothing about any real house is in the bundle.
 {_data(instants, farms, validation)}
 ## How good
 
@@ -129,11 +138,15 @@ p10 to p90):
 
 ## Limits
 
-- It has seen simulated birds and a simulated scale. A scale that is wrong all the time by several percent cannot be
-  told from birds that are: only recorded slaughter weights can, and this version does not use them yet.
-- Without any scale it falls back on feed and the curve; the interval is then much wider.
-- Slaughter weight means live weight in the house, before feed withdrawal and transport.
-- Flocks older than 50 days lie beyond what it was trained on.
+- It has seen simulated birds and simulated scales. A scale that is wrong all the time by several percent cannot be told
+  from birds that are: only recorded slaughter weights can. Of the first flock in a house the error is therefore about
+  half as large again as of the third, and where nobody tells slaughter weights it stays so.
+- A scale that is moved, repaired or dirty is off until flocks have told so; after a long time the old error is
+  forgotten.
+- Without any scale it falls back on feed and water, and on history; the interval is then wider.
+- The slaughter weight that teaches should be the live weight in the house; a constant loss by withdrawal and transport
+  is learnt as a part of the house's errors.
+- Flocks older than 50 days lie beyond what it was trained on, unless only history is known.
 {_LICENCE}"""
 
 

@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
+from agent.calibration import measured_at_end
 from agent.clock import FarmDays
 from agent.domain import Quality, SeriesKey, from_ms, to_ms
 from agent.manifest import DAY_S
@@ -26,6 +27,7 @@ from agent.readings import Readings
 from agent.signals import CATALOGUE
 from agent.strains import strain_of
 from agent.window import DAY_MS, FlockContext, Window
+from models_onnx.farm.campaign import campaign
 from models_onnx.farm.farm import simulate
 
 if TYPE_CHECKING:
@@ -71,6 +73,10 @@ ROUGH_SCALE_SD, ROUGH_SCALE_H = 0.03, (12.0, 72.0)
 ROUGH_WATER_GAIN, ROUGH_FEED_GAIN = (0.92, 1.08), (0.92, 1.08)  # a meter's constant error
 ROUGH_GROWTH = (0.91, 1.06)  # the whole flock heavier or lighter than the simulator would have it, and eating so
 ROUGH_SCALE_BIAS = (-0.06, 0.05)
+# where flock follows flock: growth of all flocks of a house, and of one; the scale is hung anew after the wash
+ROUGH_HOUSE_GROWTH, ROUGH_FLOCK_GROWTH = (0.93, 1.05), (0.96, 1.04)
+ROUGH_SCALE_MOVED_SD = 0.012
+ROUGH_DIRT_SHARE, ROUGH_DIRT, ROUGH_DIRT_DAYS = 0.15, (0.02, 0.10), (2.0, 10.0)  # litter on the scale, till cleaned
 # heavy birds shun it from week 5 on: S30, docs/sources.md
 ROUGH_LATE_BIAS, LATE_FROM_DAY, LATE_FULL_DAY = (-0.06, 0.02), 26.0, 40.0
 # of the air: fresh-air turbulence swings a gas sensor (S14), people turn a knob, doors open
@@ -125,44 +131,67 @@ def flocks_of(
     clean: bool = False,
     rough: bool = False,
     faults: Sequence[Fault] = (),
+    restock: bool = False,
+    step_s: int = STEP_MS // 1000,
 ) -> Iterator[FlockData]:
     """Yield the flocks of a simulated farm.
 
-    ``clean``: every sensor, every 600 s, the right number of birds. ``rough``: most flocks with larger errors.
+    ``clean``: every sensor, every 600 s, the right number of birds. ``rough``: most houses with larger errors.
+    ``restock``: flock follows flock; those that are whole within ``days`` are told, and what is wrong with a house's
+    meters, scale and sensors stays so. ``step_s``: of the simulation, and of what is told most often.
     """
-    recording = simulate(houses=houses, days=days, seed=seed, ranges=ranges, start=start, faults=faults)
-    begin_ms = to_ms(start)
     rng = np.random.default_rng([seed, 7])
+    recording = simulate(
+        houses=houses, days=days, seed=seed, step_s=step_s, ranges=ranges, start=start, faults=faults, restock=restock
+    )
     for truth in recording.flocks:
+        if restock and truth.end_ms > recording.at_ms[-1]:
+            continue
+        begin_ms = max(to_ms(DAYS.start_of(truth.placed_on)), to_ms(start))
+        own = np.random.default_rng([seed, 13, truth.house, truth.placed_ms // DAY_MS])
+        of_house = np.random.default_rng([seed, 22, truth.house]) if restock else own
         rhythm: Rhythm = "600 s"
         missing: set[str] = set()
         count_factor = 1.0
-        drawn, poor, *others = rng.random(3 + len(SIGNALS))
-        wrong = rng.normal(0, COUNT_WRONG_SD)
+        drawn, poor, *others = (of_house if restock else rng).random(3 + len(SIGNALS))
+        wrong = (own if restock else rng).normal(0, COUNT_WRONG_SD)
         if not clean:
             rhythm = "1 h" if drawn < HOURLY_SHARE else "1 d" if drawn < HOURLY_SHARE + DAILY_SHARE else "600 s"
             share = POOR_MISSING_SHARE if poor < POOR_SHARE else SENSOR_MISSING_SHARE
             missing = {name for name, u in zip(SIGNALS, others[1:], strict=True) if u < share}
             missing -= {SIGNALS[int(poor * 1000) % len(SIGNALS)]}  # something is always measured
             count_factor = float(np.exp(wrong)) if others[0] < COUNT_WRONG_SHARE else 1.0
-        own = np.random.default_rng([seed, 13, truth.house, truth.placed_ms // DAY_MS])
-        last = int(np.searchsorted(recording.at_ms, truth.end_ms))
-        signals = {name: recording.signals[name][truth.house, :last] for name in SIGNALS}
+        first, last = np.searchsorted(recording.at_ms, (begin_ms + 1, truth.end_ms)).tolist()
+        span = slice(first, last)
+        signals = {name: recording.signals[name][truth.house, span] for name in SIGNALS}
         growth = 1.0
-        if rough and own.random() < ROUGH_SHARE:
-            growth = float(own.uniform(*ROUGH_GROWTH))
-            signals = _roughened(signals, growth, (recording.at_ms[:last] - truth.placed_ms) / DAY_MS, own)
-        yield _flock(recording, signals, truth, begin_ms, rhythm, missing, count_factor, growth)
+        if rough and of_house.random() < ROUGH_SHARE:
+            growth = float(of_house.uniform(*(ROUGH_HOUSE_GROWTH if restock else ROUGH_GROWTH)))
+            growth *= float(own.uniform(*ROUGH_FLOCK_GROWTH)) if restock else 1.0
+            signals = _roughened(
+                signals, growth, (recording.at_ms[span] - truth.placed_ms) / DAY_MS, 3600 / step_s, of_house, own
+            )
+        yield _flock(recording, span, signals, truth, begin_ms, rhythm, missing, count_factor, growth)
 
 
-def _roughened(signals: Mapping[str, F64], growth: float, age_days: F64, rng: np.random.Generator) -> dict[str, F64]:
-    """Return the readings of a flock with larger errors, ``growth`` times as heavy."""
+def _roughened(
+    signals: Mapping[str, F64],
+    growth: float,
+    age_days: F64,
+    per_hour: float,
+    house_rng: np.random.Generator,
+    rng: np.random.Generator,
+) -> dict[str, F64]:
+    """Return the readings of a flock with larger errors, ``growth`` times as heavy; ``per_hour`` steps.
+
+    ``house_rng`` draws what is the same for every flock of a house; it is ``rng`` where there is but one.
+    """
     steps = len(age_days)
 
     def noise(most_sd: float, hours: tuple[float, float]) -> F64:
         """Return noise around 0 that lasts about so many hours: straight lines between random knots."""
         lasts = rng.uniform(*hours)
-        each = lasts * 6  # steps of 600 s
+        each = lasts * per_hour
         sd = rng.uniform(0, most_sd) * (lasts / hours[0]) ** -ROUGH_FADES
         knots = rng.normal(0, sd, int(steps / each) + 2)
         return np.interp(np.arange(steps) / each, np.arange(len(knots)), knots)
@@ -170,11 +199,14 @@ def _roughened(signals: Mapping[str, F64], growth: float, age_days: F64, rng: np
     late = np.clip((age_days - LATE_FROM_DAY) / (LATE_FULL_DAY - LATE_FROM_DAY), 0, 1.4)
     # half of the feed is for maintenance, which goes with the metabolic weight, half for growth: as in farm/birds.py
     appetite = 0.5 * growth**0.75 + 0.5 * growth
-    scale = growth * (1 + rng.uniform(*ROUGH_SCALE_BIAS) + rng.uniform(*ROUGH_LATE_BIAS) * late)
+    error = 1 + house_rng.uniform(*ROUGH_SCALE_BIAS) + house_rng.uniform(*ROUGH_LATE_BIAS) * late
+    if house_rng is not rng:
+        error = error + rng.normal(0, ROUGH_SCALE_MOVED_SD) + _dirt(age_days, rng)
+    scale = growth * error
     flows = {
         name: signals[name]
         * appetite
-        * rng.uniform(*gain)
+        * house_rng.uniform(*gain)
         * np.exp(noise(ROUGH_FLOW_SD, ROUGH_FLOW_H) + noise(ROUGH_DAY_SD, (24, 24)))
         for name, gain in (("water", ROUGH_WATER_GAIN), ("feed", ROUGH_FEED_GAIN))
     }
@@ -198,8 +230,18 @@ def _roughened(signals: Mapping[str, F64], growth: float, age_days: F64, rng: np
     }
 
 
+def _dirt(age_days: F64, rng: np.random.Generator) -> F64:
+    """Return what litter on the scale adds, as a share: mostly nothing, else a creep until somebody cleans it."""
+    size, days = rng.uniform(*ROUGH_DIRT), rng.uniform(*ROUGH_DIRT_DAYS)
+    begins, cleaned_after = rng.uniform(5, 40), days * rng.uniform(1, 2)
+    if rng.random() >= ROUGH_DIRT_SHARE:
+        return np.zeros(len(age_days))
+    return np.where(age_days < begins + cleaned_after, size * np.clip((age_days - begins) / days, 0, 1), 0.0)
+
+
 def _flock(
     recording: Recording,
+    span: slice,
     signals: Mapping[str, F64],
     truth: FlockTruth,
     begin_ms: int,
@@ -209,8 +251,10 @@ def _flock(
     growth: float,
 ) -> FlockData:
     """Return one flock of a recording as it is told."""
-    at_ms = recording.at_ms[: len(signals["weight"])]
-    names = [name for name in SIGNALS if name not in missing]
+    at_ms = recording.at_ms[span]
+    first_day = (begin_ms - int(recording.at_ms[0])) // DAY_MS + 1  # the first step ends after midnight
+    days = slice(first_day, first_day + (truth.end_ms - begin_ms) // DAY_MS + 1)
+    names = [name for name in signals if name not in missing]
     keys = tuple(SeriesKey("house", name) for name in names)
     columns = []
     for number, name in enumerate(names):
@@ -230,7 +274,7 @@ def _flock(
         context_of(recording, truth, count_factor),
         tuple(blocks),
         begin_ms,
-        recording.true_weight_g[truth.house] * growth,
+        recording.true_weight_g[truth.house, days] * growth,
         float("nan") if truth.slaughter_weight_g is None else truth.slaughter_weight_g * growth,
         tuple(_unusual(recording, truth)),
         rhythm,
@@ -244,7 +288,7 @@ def _told(
     if rhythm == "600 s":
         there = np.isfinite(values)
         return at_ms[there], values[there]
-    each = (3_600_000 if rhythm == "1 h" else DAY_MS) // STEP_MS
+    each = (3_600_000 if rhythm == "1 h" else DAY_MS) // int(at_ms[1] - at_ms[0])
     whole = len(values) // each * each
     parts = values[:whole].reshape(-1, each)
     known = np.isfinite(parts)
@@ -307,13 +351,27 @@ class Farms:
     days: int
     seed: int
     rough: bool = True
+    restock: bool = False  # flock follows flock in the same houses, as long as ``days`` last
+    step_s: int = STEP_MS // 1000
+    fault_share: float = 0.0  # of the first flocks of the houses that have a fault
 
     def flocks(self, number: int) -> list[FlockData]:
         """Return the flocks of one of them."""
         start = datetime(2026, 1 + number * 12 // max(self.count, 1), 3, tzinfo=UTC)
         seed = self.seed + number
+        faults = campaign(self.houses, seed, ranges=self.ranges, start=start, share=self.fault_share)
         return list(
-            flocks_of(self.ranges, houses=self.houses, days=self.days, seed=seed, start=start, rough=self.rough)
+            flocks_of(
+                self.ranges,
+                houses=self.houses,
+                days=self.days,
+                seed=seed,
+                start=start,
+                rough=self.rough,
+                restock=self.restock,
+                step_s=self.step_s,
+                faults=faults,
+            )
         )
 
 
@@ -348,11 +406,12 @@ def collect(
     seed: int,
     held: bool = True,
     days: range = range(1000),
+    ends: list[Mapping[str, float]] | None = None,
 ) -> Samples:
     """Return samples of flocks: ``per_day`` random instants of each day, or those named, in steps of 600 s.
 
     ``held``: at some instants a signal is masked as while a warning stands, at some nothing is known of the time that
-    is expected. ``days``: only those of the recording.
+    is expected. ``days``: only those of the flock. ``ends`` takes what the instruments showed of each flock at its end.
     """
     rng = np.random.default_rng([seed, 11])
     parts: list[Samples] = []
@@ -372,6 +431,8 @@ def collect(
                 _together(window, flock, number, lived[begin : begin + AT_ONCE], wanted, rng, held=held)
                 for begin in range(0, len(lived), AT_ONCE)
             ]
+        if ends is not None:
+            ends.append(measured_at_end(window, from_ms(flock.truth.end_ms), flock.context))
     return _one_after_the_other(parts, [part.flock for part in parts])
 
 

@@ -266,6 +266,30 @@ def test_one_flock_after_the_other_in_one_house(tmp_path: Path) -> None:
     }
 
 
+def test_slaughter_weights_teach_the_later_flocks_and_never_their_own(tmp_path: Path) -> None:
+    """Of one house the flocks are 8 % heavier than of the other; only the last one's weight is changed."""
+
+    def played(name: str, last_weight_g: float) -> dict[str, dict[tuple[str, str], float]]:
+        flocks = []
+        for house, share in (("h1", 1.04), ("h2", 0.96)):
+            for number in range(5):
+                placed = date(2026, 1, 1) + timedelta(days=50 * number)
+                weight = f"{ROSS_308.weight_g[38] * share:.0f}" if number < 4 else f"{last_weight_g}"
+                ended = placed + timedelta(days=38)
+                flocks.append(flock(house, placed, ended, flock=str(number)) | {"slaughter_weight_g": weight})
+        found: dict[str, dict[tuple[str, str], float]] = {"h1": {}, "h2": {}}
+        for row in replay(tmp_path, Files([], flocks, []), name=name).predictions:
+            if date.fromisoformat(row["target_at"]) == date(2026, 1, 1) + timedelta(days=50 * int(row["flock"]) + 38):
+                found[row["house"]][row["flock"], row["made_at"]] = float(row["p50"])
+        return found
+
+    said = played("one", 2_000)
+    assert said == played("other", 3_000)
+    first, last = "2026-01-21T00:00:00Z", "2026-08-09T00:00:00Z"
+    assert said["h1"]["0", first] == pytest.approx(said["h2"]["0", first])
+    assert 1.04 < said["h1"]["4", last] / said["h2"]["4", last] < 1.0834
+
+
 def test_readings_without_flocks_are_judged_for_quality_alone(farm: Files, tmp_path: Path) -> None:
     result = replay(tmp_path, Files(farm.readings, [], []))
     assert (result.warnings, result.predictions) == ([], [])

@@ -73,7 +73,7 @@ def test_ending_empties_the_house_and_tells_the_slaughter_weight(placed: HouseLi
     change = apply("house1", placed, parse_flock_command('{"action":"end","slaughter_weight_g":2345}'), NOW, DAYS)
     assert change.flock is not None
     assert (change.flock.slaughter_weight_g, change.flock.ended_at) == (2345, NOW)
-    assert placed.after(change) == HouseLife(HouseState.EMPTY, NOW, None)
+    assert placed.after(change) == HouseLife(HouseState.EMPTY, NOW, None, ended=change.flock)
 
 
 @pytest.mark.parametrize(

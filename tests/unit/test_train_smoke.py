@@ -60,7 +60,7 @@ def test_the_same_training_gives_the_same_bytes_and_a_changed_figure_is_named(
     folder = tmp_path / "bundles"
     shutil.copytree(tiny, folder)
     assert train(["--tiny", "--check", "--out", str(folder), "weight"]) == 0
-    assert "weight/1.0.0: the same, byte for byte" in capsys.readouterr().out
+    assert f"weight/{weight.VERSION}: the same, byte for byte" in capsys.readouterr().out
 
     path = find_bundle(folder, "weight") / "model.onnx"
     model = onnx.load(path)
