@@ -107,7 +107,7 @@ def predicted(flocks: Sequence[Slaughtered], bundle: str) -> dict[tuple[str, dat
         with (folder / "out" / "predictions.csv").open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file):
                 target = date.fromisoformat(row["target_at"])
-                if row["flock"] != row["target_at"]:
+                if row["target"] != "weight_g" or row["flock"] != row["target_at"]:
                     continue  # of another day than the slaughter's
                 lead = (target - date.fromisoformat(row["made_at"][:10])).days
                 found[row["house"], target].setdefault(lead, (float(row["p10"]), float(row["p50"]), float(row["p90"])))
