@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models_onnx.evaluate import nab
+from models_onnx.evaluate import nab, real_slaughter
 from models_onnx.evaluate.real_ammonia import forecasts
 from models_onnx.evaluate.report import Goal, Section, ammonia_section, table
 from models_onnx.train.alarms import corpus_score, score_of
@@ -16,15 +16,50 @@ if TYPE_CHECKING:
 
     from agent.predict import Predictor
 
+SLAUGHTER_GOAL_G = 139.8  # age, level and house, on the flocks of a later year
 GONE = "Left out: the data are not here.\n"
 
 
 def sections(real: Path | None, bundles: Path, predictor: Predictor) -> list[Section]:
     """Return the parts about real sets; ``real`` is the folder that holds them, ``bundles`` that of the models."""
-    return [
-        ammonia_section(forecasts(real, predictor) if real is not None else []),
-        nab_section(real, bundles),
+    found = [ammonia_section(forecasts(real, predictor) if real is not None else [])]
+    return [*found, slaughter_section(real), nab_section(real, bundles)]
+
+
+def slaughter_section(real: Path | None) -> Section:
+    """Return the part about the slaughter weights of real flocks, of which nothing but the history is known."""
+    title = "Real slaughter weights from history alone"
+    path = None if real is None else real / "slaughter" / "slaughter.csv"
+    if path is None or not path.exists():
+        return Section(title, GONE)
+    flocks = real_slaughter.without_overlap(real_slaughter.read(path))
+    scores = real_slaughter.scores(flocks, "weight")
+    names = list(scores[0].anchors)
+    rows = [
+        (
+            f"{s.lead} d before",
+            f"{s.flocks:,}",
+            f"**{s.error_g:.1f} g**",
+            f"{s.error_pct:.2f} %",
+            f"{s.interval80:.0%}",
+            *(f"{s.anchors[name]:.1f} g" for name in names),
+        )
+        for s in scores
     ]
+    year = real_slaughter.HELD_OUT_FROM.year
+    text = f"""{len(flocks):,} flocks through `flockwatch replay`, those of {year} scored; mean absolute
+error. The simple forecasts are made on the slaughter day, and fitted to the years before.
+
+{table(("", "flocks", "weight", "in %", "within p10 to p90", *names), rows)}"""
+    first = min(scores, key=lambda score: score.lead)
+    goal = Goal(
+        f"slaughter weight from history only, real flocks of {year}, {first.lead} d before",
+        f"< {SLAUGHTER_GOAL_G} g",
+        f"{first.error_g:.1f} g",
+        first.error_g < SLAUGHTER_GOAL_G,
+        ", ".join(f"{name} {error:.1f} g" for name, error in first.anchors.items()),
+    )
+    return Section(title, text, (goal,), scores)
 
 
 def nab_section(real: Path | None, bundles: Path) -> Section:
