@@ -324,7 +324,7 @@ class HouseWatch:
         a ``custom`` model: whoever looks at the air or the energy of an empty house may.
         """
         flock = self.life.flock
-        if due.model.manifest.task == "custom":
+        if due.model.manifest.task == "custom" and due.model.manifest.foresight is None:
             context = None if flock is None else self._context(flock)
             specs = due.model.manifest.input
             return [(None, self.window.inputs(specs, at, context))]  # unmasked: a fault is what it may look for
@@ -743,11 +743,11 @@ class HouseWatch:
         return predictions
 
     def _opinions(self, results: Sequence[HouseResult], at: datetime) -> Iterator[Opinion]:
-        """Yield what ``custom`` models say in other words than the three quantiles."""
+        """Yield what ``custom`` models say in other words than the three quantiles; not what the rules judge."""
         flock = self.life.flock
         for result in results:
             manifest = result.manifest
-            if manifest.task != "custom":
+            if manifest.task != "custom" or manifest.foresight is not None:
                 continue
             for output in manifest.output:
                 if _is_prediction(output):
