@@ -110,7 +110,7 @@ class Agent:
         self.time = Timekeeper(clock, store, config.site.days)
         self._watch_of: dict[str, HouseWatch] = {}
         self.calibration = Calibration(config.site.days, {house.id: house.facts for house in config.house})
-        of_flocks = [m.manifest for m in predictor.models if m.manifest.task not in {"expect", "custom"}]
+        of_flocks = [m.manifest for m in predictor.models if m.manifest.task not in {"expect", "custom", "cause"}]
         targets = {output.target for manifest in of_flocks for output in manifest.output}
         self.board = Board(bus, self.topics, targets, clock.monotonic())
         self.orders = Orders(config, store, self._watch_of, self._begin_sensor_anew, self.calibration)

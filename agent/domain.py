@@ -301,7 +301,7 @@ class Evidence:
     high: float | None = None
     unit: str | None = None
     severity: Severity | None = None  # worse than the rule's own, where the evidence says so
-    confidence: float | None = None
+    confidence: float | None = None  # the probability that it is a true departure, by the model of the causes
     coverage: float | None = None
     model: str | None = None
     model_version: str | None = None
@@ -309,6 +309,7 @@ class Evidence:
     over_s: int | None = None  # over how long what was measured was expected
     is_early: bool = False  # a model sees coming what the rule is about; it is not there yet
     course: tuple[float, ...] = ()  # what it was on the last days, the newest last, where that says more than a figure
+    causes: tuple[Cause, ...] = ()  # probable causes by a model, the likeliest first; none: no model was asked
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a farmer reads: the sentence, the probable causes in order, and the first thing to check. Pure.
 
-Causes come from which signals leave their band together, and in which direction. No probability is given here: only a
-model that was measured on faults it never saw may give one.
+Where a model names the causes, its word counts. Else they come from which signals leave their band together, and in
+which direction, and no probability is given: only a model that was measured on faults it never saw may give one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from agent.domain import Cause, Reason, WarningState
+from agent.manifest import UNKNOWN_CAUSE
 from agent.rules import kind_of
 from agent.signals import base_of
 
@@ -63,30 +64,71 @@ _TOGETHER: tuple[tuple[frozenset[tuple[str, int]], str], ...] = (
     (frozenset({("temperature", 1), ("water", 1)}), "heat_stress"),
 )
 
-_CHECKS = {
-    "water_line_blocked": "Check the water: pressure at the regulators, the filter, drops at the nipples.",
-    "water_meter_fault": "Read the water meter by hand twice, ten minutes apart.",
-    "water_leak": "Walk the water lines and look for wet litter and a running nipple.",
-    "feed_outage": "Look into the feed pans at the end of the line and at the auger motor's breaker.",
-    "feed_bridge_in_silo": "Knock at the silo cone: feed may have bridged.",
-    "feed_spillage": "Look for pans that overflow.",
-    "feed_meter_fault": "Compare the feed weigher with the silo's weight.",
-    "heater_failure": "Look whether the heaters burn: gas or oil, flame, thermostat.",
-    "heater_stuck_on": "Look whether a heater burns that should not.",
-    "over_ventilation": "Compare the fans that run with the step that the climate computer shows.",
-    "ventilation_failure": "Go to the house: listen whether the fans run, look at breakers and inlets.",
-    "door_open": "Look for an open door or gate.",
-    "temperature_sensor_fault": "Hold a hand thermometer beside the sensor.",
-    "heat_stress": "Look whether the birds pant; check air speed and cooling.",
-    "disease": "Walk the house: look at the droppings and the resting birds, and call the vet if you find sick ones.",
-    "gut_disturbance": "Look at droppings and litter.",
-    "growth_lag": "Weigh 100 birds by hand and compare.",
-    "scale_fault": "Clean the scale, let it read zero, and weigh a known weight.",
-    "sensor_silent": "Check the sensor's plug and cable.",
-    "gateway_silent": "Check the power of the gateway and the controller, and the network between them.",
-    "sensor_stuck": "Warm the sensor with your hand: its value must move.",
-    "sensor_disagrees": "Hold a hand instrument beside the sensor and beside its twin.",
+CAUSES: dict[str, tuple[str, str]] = {
+    "water_line_blocked": (
+        "a blocked or shut water line",
+        "Check the water: pressure at the regulators, the filter, drops at the nipples.",
+    ),
+    "water_meter_fault": ("a faulty water meter", "Read the water meter by hand twice, ten minutes apart."),
+    "water_leak": ("a leaking water line", "Walk the water lines and look for wet litter and a running nipple."),
+    "feed_outage": (
+        "feed that does not reach the pans",
+        "Look into the feed pans at the end of the line, at the auger motor's breaker, and knock at the silo cone.",
+    ),
+    "feed_bridge_in_silo": ("feed that bridges in the silo", "Knock at the silo cone: feed may have bridged."),
+    "feed_spillage": ("feed that is spilled", "Look for pans that overflow."),
+    "feed_meter_fault": ("a faulty feed weigher", "Compare the feed weigher with the silo's weight."),
+    "heater_failure": ("heating that fails", "Look whether the heaters burn: gas or oil, flame, thermostat."),
+    "heater_stuck_on": ("a heater that does not stop", "Look whether a heater burns that should not."),
+    "over_ventilation": (
+        "too much ventilation",
+        "Compare the fans that run with the step that the climate computer shows.",
+    ),
+    "ventilation_failure": (
+        "ventilation that fails",
+        "Go to the house: listen whether the fans run, look at breakers, belts and inlets.",
+    ),
+    "door_open": ("an open door", "Look for an open door or gate."),
+    "temperature_sensor_fault": ("a faulty temperature sensor", "Hold a hand thermometer beside the sensor."),
+    "heat_stress": ("heat stress", "Look whether the birds pant; check air speed and cooling."),
+    "wet_litter": (
+        "wet litter and ammonia",
+        "Feel the litter under the drinkers and along the walls; check drinkers and ventilation.",
+    ),
+    "disease": (
+        "a disease",
+        "Walk the house: look at the droppings and the resting birds, and call the vet if you find sick ones.",
+    ),
+    "gut_disturbance": ("upset guts", "Look at droppings and litter."),
+    "growth_lag": ("birds that grow too slowly", "Weigh 100 birds by hand and compare."),
+    "scale_fault": ("a dirty or faulty bird scale", "Clean the scale, let it read zero, and weigh a known weight."),
+    "sensor_silent": ("a sensor that is silent", "Check the sensor's plug and cable."),
+    "gateway_silent": (
+        "a gateway or controller without power or network",
+        "Check the power of the gateway and the controller, and the network between them.",
+    ),
+    "sensor_stuck": ("a stuck sensor", "Warm the sensor with your hand: its value must move."),
+    "sensor_disagrees": (
+        "a sensor that disagrees with its twin",
+        "Hold a hand instrument beside the sensor and beside its twin.",
+    ),
+    "sensor_drift": (
+        "a sensor that drifts, or is dirty or unsteady",
+        "Hold a hand instrument beside the sensor, and clean it.",
+    ),
+    "sensor_scale": (
+        "a sensor with a wrong unit or factor",
+        "Compare the sensor with a hand instrument, then its unit and factor in the controller.",
+    ),
+    "unrecorded_event": (
+        "something that was done and not told",
+        "Ask who was in the house: birds taken out, catching, a count; then tell it with `flockwatch flock`.",
+    ),
+    "clock_error": ("a wrong clock in the house computer", "Compare the house computer's clock with your own."),
 }
+"""The causes that have words: what each is called in a sentence, and the first thing to check."""
+
+_SURE = 0.5  # a cause that is likelier than everything else together is called probable
 _LOOK = "Go to the house and look."
 _NO_CHECK = "Nothing: it is over."
 
@@ -141,13 +183,32 @@ def explain(
             over = standing.evidence.why
         began = f" (out of course since {when})" if standing.since is not None else ""
         return Explanation(f"{where}: {_subject(rule)} {over}{began}.", (), _NO_CHECK)
-    causes = _causes(rule, standing, also, earlier or {})
-    check_first = _CHECKS.get(causes[0].cause, _LOOK) if causes else _LOOK
+    modelled = standing.evidence.causes if standing.evidence is not None else ()
+    causes = modelled or _causes(rule, standing, also, earlier or {})
+    check_first = CAUSES[causes[0].cause][1] if causes and causes[0].cause in CAUSES else _LOOK
     unknown = ""
     if standing.unknown_since is not None and standing.evidence is not None and standing.evidence.why:
         unknown = f"Whether it still is so cannot be said: {standing.evidence.why}. "
-    text = f"{where}: {_sentence(rule, standing)}, since {when}. {unknown}{check_first}"
+    because = _because(modelled, standing.evidence.confidence) if modelled and standing.evidence is not None else ""
+    text = f"{where}: {_sentence(rule, standing)}, since {when}. {unknown}{because}{check_first}"
     return Explanation(text, causes, check_first)
+
+
+def _because(causes: Sequence[Cause], confidence: float | None) -> str:
+    """Return what a model takes for the cause, and whether it may be nothing at all."""
+    doubt = "It may be a false alarm. " if confidence is not None and confidence < _SURE else ""
+    first = causes[0]
+    if first.cause == UNKNOWN_CAUSE:
+        return f"{doubt}It fits no cause that is known well. "
+    if first.probability is not None and first.probability >= _SURE:
+        return f"{doubt}Probably {_called(first)}. "
+    named = [_called(cause) for cause in causes if cause.cause != UNKNOWN_CAUSE][:2]
+    return f"{doubt}Perhaps {' or '.join(named)}. "
+
+
+def _called(cause: Cause) -> str:
+    words = CAUSES[cause.cause][0] if cause.cause in CAUSES else cause.cause.replace("_", " ")
+    return words if cause.probability is None else f"{words} ({100 * cause.probability:.0f} %)"
 
 
 def _causes(

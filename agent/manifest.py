@@ -13,6 +13,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from agent.domain import RULE_KINDS, HouseState
 from agent.errors import BundleError
 
 BUCKET_S = 600
@@ -45,8 +46,25 @@ FACT_PREFIXES = ("strain:", "sex:", "house.", "losses.")
 OUTBREAK = "outbreak"
 """The label, of probabilities about mortality, that is an outbreak to come."""
 
+SENSOR_STATES = ("silent", "disagree", "stuck", "out_of_range", "jump", "suspect")
+"""What can be wrong with a sensor: the last four are qualities of its readings."""
+CAUSE_FACTS = (
+    "score.<rule>",
+    "deviation_pct.<rule>",
+    "since_h.<rule>",
+    f"sensor.<{'|'.join(SENSOR_STATES)}>.<signal>",
+    "state:<house state>",
+)
+"""The facts that only a model of task ``cause`` may ask for: they are known when the rules have been judged."""
+NO_FAULT, UNKNOWN_CAUSE = "none", "unknown"
+"""The labels of a cause model for a false warning, and for a departure that fits no cause that it knows."""
+
 _DURATION = re.compile(r"^([1-9]\d*)(min|h|d)$")
 _UNIT_S = {"min": 60, "h": 3600, "d": DAY_S}
+_CAUSE_FACT = re.compile(
+    rf"^(score|deviation_pct|since_h)\.({'|'.join(RULE_KINDS)})(-[A-Za-z0-9_-]+)?$"
+    rf"|^sensor\.({'|'.join(SENSOR_STATES)})\.[A-Za-z0-9_-]+$|^state:({'|'.join(HouseState)})$"
+)
 _VERSION = re.compile(r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)$")
 
 Positive = Annotated[int, Field(gt=0)]
@@ -180,8 +198,11 @@ class InputSpec(Part):
     @classmethod
     def _known(cls, facts: tuple[str, ...]) -> tuple[str, ...]:
         for fact in facts:
-            if fact not in PLAIN_FACTS and not fact.startswith(FACT_PREFIXES):
-                message = f"{fact!r} is no fact; there are {', '.join(PLAIN_FACTS)}, and {'…, '.join(FACT_PREFIXES)}…"
+            if fact not in PLAIN_FACTS and not fact.startswith(FACT_PREFIXES) and not _CAUSE_FACT.match(fact):
+                message = (
+                    f"{fact!r} is no fact; there are {', '.join(PLAIN_FACTS)}, {'…, '.join(FACT_PREFIXES)}…, "
+                    f"and for task 'cause' {', '.join(CAUSE_FACTS)}"
+                )
                 raise ValueError(message)
         return facts
 
@@ -267,8 +288,8 @@ class Output(Part):
             if list(self.quantiles) != sorted(set(self.quantiles)) or not all(0 < q < 1 for q in self.quantiles):
                 message = f"output {self.name!r}: quantiles must rise, and lie between 0 and 1"
                 raise ValueError(message)
-        if self.meaning == "probabilities" and not self.labels:
-            message = f"output {self.name!r} holds probabilities: name their labels"
+        if self.meaning == "probabilities" and (not self.labels or len({*self.labels}) < len(self.labels)):
+            message = f"output {self.name!r} holds probabilities: name their labels, each once"
             raise ValueError(message)
         if self.limit is not None and self.meaning != "probabilities":
             message = f"output {self.name!r}: a limit is of probabilities; quantiles are judged by `judge`"
@@ -345,6 +366,15 @@ class Manifest(Part):
         late = [i.name for i in self.input if i.grid is not None and i.grid.end == "horizon"]
         if late and self.task != "expect":
             message = f"input {late[0]!r} ends with the horizon, and only task 'expect' is judged in hindsight"
+            raise ValueError(message)
+        asked = [fact for i in self.input for fact in i.facts if _CAUSE_FACT.match(fact)]
+        if asked and self.task != "cause":
+            message = (
+                f"the fact {asked[0]!r} is known when the rules have been judged: only task 'cause' may ask for it"
+            )
+            raise ValueError(message)
+        if self.task == "cause" and not any(o.meaning == "probabilities" for o in self.output):
+            message = "task 'cause' needs an [[output]] that holds probabilities, one for each cause in its labels"
             raise ValueError(message)
         if self.task == "expect" and (
             bare := [o.name for o in self.output if o.meaning == "quantiles" and o.of is None]

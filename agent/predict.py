@@ -106,6 +106,7 @@ class Model:
         self.counters = RunCounters()
         self._output_names = [o.name for o in self.manifest.output]
         self._quantiles = [o.name for o in self.manifest.output if o.meaning == "quantiles"]
+        self._probabilities = {o.name for o in self.manifest.output if o.meaning == "probabilities"}
         self._one_by_one = any(i.shape[0] == 1 for i in self.manifest.input)
         self._rests_until: datetime | None = None
         where = f"{bundle.directory / self.manifest.model.file}"
@@ -256,9 +257,14 @@ class Model:
     def _reason(self, outputs: Mapping[str, NDArray[np.float64]], house: int) -> str | None:
         """Return why the result of a house is set aside, or None."""
         for name, values in outputs.items():
+            reason = None
             if not np.isfinite(values[house]).all():
+                reason = f"output {name!r} holds NaN or infinity"
+            elif name in self._probabilities and not _are_shares(values[house]):
+                reason = f"output {name!r} holds probabilities below 0 or above 1"
+            if reason is not None:
                 self.counters.set_aside += 1
-                self.counters.last_reason = reason = f"output {name!r} holds NaN or infinity"
+                self.counters.last_reason = reason
                 return reason
             if self.manifest.scored_signals and not ((values[house] >= 0) & (values[house] <= 1)).all():
                 self.counters.set_aside += 1
@@ -419,6 +425,10 @@ def _fits(graph: Sequence[int | str | None], described: Sequence[int | str], *, 
         return False
     first_fits = is_output or not isinstance(graph[0], int) or graph[0] == described[0]
     return first_fits and all(not isinstance(g, int) or g == d for g, d in zip(graph[1:], described[1:], strict=True))
+
+
+def _are_shares(values: NDArray[np.float64]) -> bool:
+    return bool((values >= -ATOL).all() and (values <= 1 + ATOL).all())
 
 
 def _float(values: Tensor) -> NDArray[np.float64]:

@@ -141,6 +141,22 @@ class Sensors:
         """Return the sensors that were heard of lately."""
         return list(self._sensors)
 
+    def state_of(self, signal: str, state: str, at: datetime) -> float:
+        """Return 1 where a sensor of a base signal is in ``state`` at ``at``, else 0; NaN where there is none.
+
+        The states are those of ``manifest.SENSOR_STATES``.
+        """
+        mine = [(name, sensor) for name, sensor in self._sensors.items() if base_of(name) == signal]
+        return float(any(self._is(state, *known, at) for known in mine)) if mine else float("nan")
+
+    def _is(self, state: str, name: str, sensor: _Sensor, at: datetime) -> bool:
+        if state == "silent":
+            return self._silence(f"missing-{name}", sensor.last_ms, (name,), at) is not None
+        if state == "disagree":
+            return sensor.doubt is not None
+        quality = Quality[state.upper()]
+        return sensor.quality is quality or (sensor.fault is not None and sensor.fault.quality is quality)
+
     def is_quiet(self, monotonic: float) -> bool:
         """Tell whether nothing has come from this house for a while of real time."""
         return monotonic - self._heard_monotonic >= SILENCE_S

@@ -14,10 +14,12 @@ import numpy as np
 
 from agent import flock as flock_life
 from agent import judge as judging
+from agent.alerts import deviation_pct
 from agent.calibration import COURSE_SIGNALS, MEASURED, Calibration, measured_at_end
 from agent.commands import Acknowledge, Shelve
 from agent.domain import (
     PUBLISHED_STATES,
+    Cause,
     Evidence,
     Opinion,
     Prediction,
@@ -36,7 +38,7 @@ from agent.errors import InputError
 from agent.explain import direction_of, explain
 from agent.fitness import Fitness
 from agent.flock import HouseLife, day_number
-from agent.manifest import Judge, horizon_s
+from agent.manifest import NO_FAULT, Judge, horizon_s
 from agent.rules import KINDS, kind_of, rule_by_default, rule_of
 from agent.sensors import TOLD_BY_PEOPLE, Sensors
 from agent.signals import base_of, is_of
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from agent.config import RuleOverride
     from agent.domain import Doubt, Event, Flock, FlockChange, QualityInterval, WarningRule
     from agent.fitness import FitDay, FitFlock
-    from agent.manifest import Feature, Manifest, Output
+    from agent.manifest import Feature, InputSpec, Manifest, Output
     from agent.predict import Due, Predictor
     from agent.readings import Readings
     from agent.reference import Reference
@@ -167,6 +169,8 @@ class HouseWatch:
         self._fresh = False
         self._doubted: set[str] = set()
         self._serviced: dict[str, tuple[datetime, datetime]] = {}  # sensor or kind: from when to when not believed
+        self._found: dict[str, Evidence] = {}  # by rule, when it was last looked at
+        self._said: _Said | None = None  # by a model of the causes, of what is out of course
 
     # --- what comes in
 
@@ -189,6 +193,8 @@ class HouseWatch:
     def _restore_standings(self, standings: Iterable[Standing]) -> None:
         # a rule of another version of this program, which nobody can judge here, would stand for ever
         self.standings = {s.rule: s for s in standings if kind_of(s.rule) in KINDS}
+        said = [s.evidence for s in self._to_explain() if s.evidence is not None and s.evidence.causes]
+        self._said = _Said(said[0].confidence, said[0].causes) if said else None
         self._faults = [  # of each rule the last
             (past.rule, self._began(past), past.back_since or past.updated_at or EPOCH)
             for past in self.standings.values()
@@ -335,6 +341,9 @@ class HouseWatch:
             return []  # nothing was ever measured that could be held against it
         context = self._context(flock)
         specs = due.model.manifest.input
+        if due.model.manifest.task == "cause":
+            told = self.cause_inputs(specs, at)
+            return [] if told is None else [(None, told)]
         if any(fact.startswith("house.") for spec in specs for fact in spec.facts):
             context = replace(context, facts=self.calibration.facts(self.house, at))
         if not is_judged:
@@ -344,6 +353,45 @@ class HouseWatch:
             back = timedelta(seconds=horizon_s(horizon) or 0)
             inputs.append((horizon, self.window.inputs(specs, at - back, context, self._masks(at), ahead=back)))
         return inputs
+
+    def cause_inputs(self, specs: Sequence[InputSpec], at: datetime) -> HouseInputs | None:
+        """Return what a model of the causes is told as of ``at``; None where no warning stands or is about to.
+
+        It is to see the fault: nothing is masked.
+        """
+        flock = self.life.flock
+        if flock is None or not self._to_explain():
+            return None
+        facts = self._cause_facts(specs, at)
+        if any(fact.startswith("house.") for spec in specs for fact in spec.facts):
+            facts |= self.calibration.facts(self.house, at)
+        return self.window.inputs(specs, at, replace(self._context(flock), facts=facts))
+
+    def _cause_facts(self, specs: Iterable[InputSpec], at: datetime) -> dict[str, float]:
+        """Return what a model of the causes asks of rules, sensors and state; what is not known is left out."""
+        facts: dict[str, float] = {}
+        for name in {name for spec in specs for name in spec.facts}:
+            kind, _, rest = name.partition(".")
+            found = self._found.get(rest)
+            if kind == "score" and found is not None:
+                facts[name] = _signed(found)
+            elif kind == "deviation_pct" and found is not None:
+                off = deviation_pct(found)
+                facts[name] = float("nan") if off is None else off
+            elif kind == "since_h":
+                stands = self.standings.get(rest)
+                if stands is not None and stands.since is not None and stands.state in _OUT_OF_COURSE:
+                    facts[name] = (at - stands.since) / timedelta(hours=1)
+            elif kind == "sensor":
+                state, _, signal = rest.partition(".")
+                facts[name] = self._sensors.state_of(signal, state, at)
+            elif name.startswith("state:"):
+                facts[name] = float(self.life.state == name.removeprefix("state:"))
+        return facts
+
+    def _to_explain(self) -> list[Standing]:
+        """Return the standings whose causes a model may name: what is out of course, by a model or by the dead."""
+        return [s for s in self.standings.values() if s.state in _OUT_OF_COURSE and kind_of(s.rule) in _EXPLAINED]
 
     def _masks(self, at: datetime) -> Masks:
         """Return when each signal was out of its course: the model must not learn a fault as the normal."""
@@ -425,8 +473,11 @@ class HouseWatch:
         if settled is not None:
             self._take(settled)
             changes.append(settled)
-        expected = self._expectations(results, at)
-        evidence = {**_worst(expected), **self._mortality(results, at), **self._sensors_evidence(at, monotonic)}
+        if self.life.flock is None:
+            self._found.clear()
+        expected, counted = self._expectations(results, at), self._mortality(results, at)
+        self._found |= counted
+        evidence = {**_worst(expected), **counted, **self._sensors_evidence(at, monotonic)}
         events: list[WarningEvent] = []
         changed: list[Standing] = []
         for name in dict.fromkeys((*evidence, *self.standings)):
@@ -474,6 +525,35 @@ class HouseWatch:
                 self.fitness.hold(name, evidence, timedelta(seconds=evidence.over_s), at)
         self.fitness.predict(predictions)
 
+    def name_causes(self, outcome: Outcome, result: HouseResult | None, *, is_due: bool) -> Outcome:
+        """Return what was judged, with the probable causes that a model named.
+
+        One answer for the house, in every warning of it: what is out of course at one time has one root more often
+        than two. Until the model is due again its last word holds; where it is due and says nothing, the rules name
+        the causes.
+        """
+        open_now = self._to_explain()
+        if not open_now or is_due:
+            self._said = _said_by(result) if open_now and result is not None else None
+        if self._said is None:
+            return outcome
+        for standing in open_now:
+            told = replace(
+                standing.evidence or Evidence(None), confidence=self._said.confidence, causes=self._said.causes
+            )
+            self.standings[standing.rule] = replace(standing, evidence=told)
+        named = {standing.rule: self.standings[standing.rule] for standing in open_now}
+        return replace(
+            outcome,
+            warnings=tuple(
+                self._event(named[event.standing.rule], event.before, event.reason, event.at)
+                if event.standing.rule in named
+                else event
+                for event in outcome.warnings
+            ),
+            standings=tuple(named.get(standing.rule, standing) for standing in outcome.standings),
+        )
+
     def _judge_one(
         self, name: str, before: Standing, evidence: Evidence | None, at: datetime, turn: Collection[str]
     ) -> tuple[Standing, Reason | None]:
@@ -511,6 +591,7 @@ class HouseWatch:
     def _expectations(self, results: Sequence[HouseResult], at: datetime) -> list[tuple[str, Evidence]]:
         """Return what the models expected against what was measured, an evidence of each output, with its rule."""
         evidence: list[tuple[str, Evidence]] = []
+        raw: list[tuple[str, Evidence]] = []  # as found, whatever the rules make of it
         flock = self.life.flock
         if flock is None:
             return evidence
@@ -524,11 +605,13 @@ class HouseWatch:
                 quantiles = result.outputs[output.name][output.horizons.index(result.horizon)]
                 scale = self._scale(feature, context, at)
                 found = self._held_against(name, output, feature, quantiles, actual, scale, result, at)
+                raw.append((name, found))
                 if self._has_turned(name, found):
                     found = replace(found, score=0.0)
                 if self._is_told_already(name, at, length_s):
                     found = replace(found, score=None, why="its last days hold a fault that was told")
                 evidence.append((name, found))
+        self._found |= _worst(raw)
         return evidence
 
     def actuals(self, manifest: Manifest, horizon: str, at: datetime) -> list[tuple[Output, Feature, Measured]]:
@@ -873,6 +956,7 @@ class HouseWatch:
 _TOLD = {0.1, 0.5, 0.9}  # the quantiles that expectations and predictions are told by
 _OF_SENSORS = frozenset({"missing", "stuck", "disagree"})
 _MODELLED = frozenset({"deviation", "trend"})
+_EXPLAINED = _MODELLED | {"mortality"}
 _MOVING = frozenset(WarningState) - {WarningState.NORMAL}
 _OUT_OF_COURSE = frozenset({WarningState.PENDING, *PUBLISHED_STATES})
 _UNSHELVED = frozenset({WarningState.ACTIVE, WarningState.ACKNOWLEDGED})
@@ -881,6 +965,31 @@ _SMALLEST_HALF_BAND = 1e-9
 _DAYS_FOR_A_MEDIAN = 3
 _DAYS_TOLD = 7  # of the course, in the words of a warning
 _SMALLEST_USUAL_LOSS = 0.0002  # of the living birds a day: below that a single bird would be a multiple
+
+
+_MOST_CAUSES, _SMALLEST_PROBABILITY = 5, 0.02  # what is told of a cause model's answer
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a model of the causes said of a house."""
+
+    confidence: float | None  # None: it does not know of false warnings
+    causes: tuple[Cause, ...]
+
+
+def _said_by(result: HouseResult) -> _Said:
+    output = next(output for output in result.manifest.output if output.meaning == "probabilities")
+    shares = {label: float(p) for label, p in zip(output.labels, result.outputs[output.name], strict=True)}
+    nothing = shares.pop(NO_FAULT, None)
+    ranked = sorted(shares.items(), key=lambda share: -share[1])
+    told = [share for share in ranked[:_MOST_CAUSES] if share[1] >= _SMALLEST_PROBABILITY] or ranked[:1]
+    return _Said(None if nothing is None else 1 - nothing, tuple(Cause(cause, p) for cause, p in told))
+
+
+def _signed(evidence: Evidence) -> float:
+    """Return the score with the direction of the departure; NaN where nobody can say."""
+    return float("nan") if evidence.score is None else evidence.score * direction_of(evidence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -966,21 +1075,37 @@ def judge_instant(watches: Sequence[HouseWatch], predictor: Predictor, at: datet
     results: dict[str, list[HouseResult]] = {watch.house: [] for watch in watches}
     due_now = predictor.due(at)
     for due in due_now:
-        asked = [(watch.house, horizon, inputs) for watch in watches for horizon, inputs in watch.features(due, at)]
-        asked = due.model.answerable(asked)
-        if not asked:
-            continue
-        said = due.model.run([inputs.tensors for _, _, inputs in asked])
-        for number, (house, horizon, inputs) in enumerate(asked):
-            reason = said.set_aside[number]
-            due.model.note(house, reason)
-            if reason is None:
-                outputs = {name: values[number] for name, values in said.outputs.items()}
-                results[house].append(HouseResult(due.model.manifest, horizon, outputs, inputs))
+        if due.model.manifest.task != "cause":
+            for house, result in _run(due, watches, at):
+                results[house].append(result)
     turn = frozenset(name for due in due_now for name, _ in modelled_rules(due.outputs))
     outcomes = [watch.judge(results[watch.house], at, monotonic, turn) for watch in watches]
+    # what is behind it is asked when it is known what has left its course
+    why = [due for due in due_now if due.model.manifest.task == "cause"]
+    said = dict(found for due in why for found in _run(due, watches, at))
+    outcomes = [
+        watch.name_causes(outcome, said.get(watch.house), is_due=bool(why))
+        for watch, outcome in zip(watches, outcomes, strict=True)
+    ]
     scores = {watch.house: tuple(_scores(watch, predictor, at)) for watch in watches} if predictor.scorers else {}
     return [replace(o, scores=scores[o.house]) if scores.get(o.house) else o for o in outcomes]
+
+
+def _run(due: Due, watches: Sequence[HouseWatch], at: datetime) -> list[tuple[str, HouseResult]]:
+    """Run one model for all houses that it is wanted for; return what it said of each, results set aside left out."""
+    asked = [(watch.house, horizon, inputs) for watch in watches for horizon, inputs in watch.features(due, at)]
+    asked = due.model.answerable(asked)
+    if not asked:
+        return []
+    said = due.model.run([inputs.tensors for _, _, inputs in asked])
+    found = []
+    for number, (house, horizon, inputs) in enumerate(asked):
+        reason = said.set_aside[number]
+        due.model.note(house, reason)
+        if reason is None:
+            outputs = {name: values[number] for name, values in said.outputs.items()}
+            found.append((house, HouseResult(due.model.manifest, horizon, outputs, inputs)))
+    return found
 
 
 def _scores(watch: HouseWatch, predictor: Predictor, at: datetime) -> Iterator[Score]:

@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent.manifest import Judge
+    from models_onnx.train.cause import Right
     from models_onnx.train.data import Farms
     from models_onnx.train.mortality_courses import Sample
+    from models_onnx.train.played import Campaign
 
 _DATA = """
 ## Data
@@ -194,4 +196,56 @@ Other physics, other noise and the simple rules beside it: `models_onnx/OUTBREAK
 - Many outbreaks come without a sign in the counts of the days before; those are found on their day, by the plain rule.
 - A count that is told late is judged late; of days that nobody told it knows nothing.
 - Before day 8, and where nobody said how many birds were placed, the agent does not ask it.
+{_LICENCE}"""
+
+
+def cause_card(
+    instants: int, farms: Campaign, by: Campaign, rights: Mapping[str, Right], honesty: Mapping[str, float]
+) -> str:
+    """Return the card of ``cause``."""
+    rows = "\n".join(
+        f"| {name} | {right.warnings} | {100 * right.first:.0f} % | {100 * right.in_three:.0f} % |"
+        for name, right in rights.items()
+    )
+    return f"""# cause 1.0.0
+
+What probably lies behind a warning: a probability for each cause, for `unknown` (something is wrong that fits none of
+them) and for `none` (a false warning). What is left when `none` is taken away is the warning's confidence.
+
+Asked only where a warning of water, feed, climate, weight or mortality stands or is about to. It reads how far each
+watched signal is out of its course, on which side and since when, which sensors are stuck, silent or out of range, and
+the last hours and days of every signal against those before. Three small networks (160 and 64 units), averaged;
+their probabilities are tempered on validation farms.
+
+## Data
+
+Simulated farms only (`models_onnx/farm`): {farms.count * farms.houses} flocks of the range set `train`, most of them
+with one fault, played through the agent itself with the shipped expectations, as on a gateway
+(`models_onnx/train/played.py`); {instants:,} instants at which a warning stood. Stopping and tempering by
+{by.count * by.houses} flocks of `validation`. No row of any real farm. False warnings come from healthy flocks watched
+by a stricter agent, `unknown` from flocks in which two or three unrelated signals were bent at once. In each house one
+sensor in twenty is absent, in every fifth house four in ten. Each fault that raised a warning counts alike, and three
+warnings in ten are taken to be false: on a farm where that is otherwise, the probabilities are shifted.
+
+Rebuilt by `make models`: the same seeds give the same data and weights.
+
+## How good
+
+On the validation farms, which it was stopped and tempered by; on farms of other ranges and with faults that it has
+never seen (`test`): `models_onnx/RESULTS.md`. The right cause first, and among the first three, of the faults of which
+a warning was raised, when it was raised:
+
+| fault | warnings | first | in three |
+|---|---|---|---|
+{rows}
+
+Mean gap between what is said and how often it comes true: {honesty["ece_first"]:.3f} for the first cause,
+{honesty["ece_confidence"]:.3f} for the confidence.
+
+## Limits
+
+- One cause for a house at a time: of two faults at once it names one, or `unknown`.
+- It has seen simulated faults. A real one may show another pattern; `confirm` and `reject` of warnings tell.
+- It knows what the expectations watch. A fault that moves none of it raises no warning, and is not asked about.
+- Which sensor is meant stands in the warning, not in the cause.
 {_LICENCE}"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from models_onnx.train import anomaly, expect, mortality, weight
+from models_onnx.train import anomaly, cause, expect, mortality, weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,4 +17,5 @@ TRAINERS: dict[str, Callable[[Job], Bundle]] = {
     expect.NAME: expect.build,
     mortality.NAME: mortality.build,
     weight.NAME: weight.build,
+    cause.NAME: cause.build,  # after expect, by which its warnings are raised
 }

@@ -27,6 +27,7 @@ from agent.commands import (
 )
 from agent.config import Config
 from agent.domain import About, HouseState, Quality, TimeQuality, WarningState
+from agent.explain import CAUSES
 from agent.rules import KINDS
 from agent.signals import CATALOGUE
 from agent.store import LAKE_COLUMNS
@@ -152,6 +153,11 @@ def test_every_kind_of_rule_stands_in_the_docs_with_its_defaults(name: str) -> N
         f"| {kind.on_delay_s} s | {kind.off_delay_s} s | {kind.deadband:g} | {kind.first_day} | {states} |"
     )
     assert row in text_of("docs/warnings.md").splitlines()
+
+
+def test_every_cause_stands_in_the_docs_with_its_words() -> None:
+    text = text_of("docs/warnings.md")
+    assert [cause for cause, (words, _) in CAUSES.items() if f"| `{cause}` | {words} |" not in text] == []
 
 
 @pytest.mark.parametrize("stream", LAKE_COLUMNS)

@@ -271,7 +271,16 @@ def test_messages_that_no_broker_sends_again_are_not_remembered(store: Store) ->
 # --- record and restore -----------------------------------------------------------------------------------------------
 
 EVIDENCE = Evidence(
-    1.5, actual=100.0, expected=200.0, low=150.0, high=250.0, unit="l", confidence=0.9, coverage=1.0, model="expect"
+    1.5,
+    actual=100.0,
+    expected=200.0,
+    low=150.0,
+    high=250.0,
+    unit="l",
+    confidence=0.9,
+    coverage=1.0,
+    model="expect",
+    causes=(Cause("water_line_blocked", 0.8), Cause("unknown", 0.1)),
 )
 STANDING = Standing(
     "water",

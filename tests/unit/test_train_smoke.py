@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.predict import Model
 from models_onnx.evaluate.baselines import WEIGHT_BASELINES
-from models_onnx.train import expect, weight
+from models_onnx.train import cause, expect, weight
 from models_onnx.train.__main__ import main as train
 from models_onnx.train.bundle import said_by
 from models_onnx.train.compare import differences
@@ -51,6 +51,8 @@ def test_training_writes_bundles_that_the_agent_takes(tiny: Path) -> None:
         directory = find_bundle(tiny, name)
         Model(load_bundle(directory, agent_version="0.1.0"))
         files = {"model.onnx", "manifest.toml", "selftest.npz", "reference.npz", "CARD.md"}
+        if name == cause.NAME:
+            files.remove("reference.npz")  # it sees houses in trouble only: nothing that drift could be told by
         assert {f.name for f in directory.iterdir()} == files
 
 

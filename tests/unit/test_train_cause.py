@@ -1,0 +1,137 @@
+"""The training of `cause`: it learns and is honest, its graph sees what it should, its truth covers every fault."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from agent.explain import CAUSES
+from agent.manifest import NO_FAULT, UNKNOWN_CAUSE
+from models_onnx.farm.faults import FAULTS
+from models_onnx.train import cause
+from models_onnx.train.classes import Classifier, calibration_error, cross_entropy, fit, softmax, temperature_of
+from models_onnx.train.played import HEALTHY, ODD, Instants, raises
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RULES = ("deviation-water", "trend-water")
+
+
+def test_every_simulated_fault_is_a_cause_that_has_words() -> None:
+    assert {cause.cause_of(name) for name in FAULTS} <= {*CAUSES, UNKNOWN_CAUSE}
+    assert cause.cause_of("sensor_drift-weight") == "scale_fault"
+    assert cause.cause_of("sensor_drift-ammonia") == "sensor_drift"
+    assert (cause.cause_of(HEALTHY), cause.cause_of(ODD)) == (NO_FAULT, UNKNOWN_CAUSE)
+    assert {*cause.LABELS} - {NO_FAULT, UNKNOWN_CAUSE} <= {*CAUSES}
+    assert cause.LABELS[-2:] == (UNKNOWN_CAUSE, NO_FAULT)  # what is told as a cause stands before them
+
+
+def test_gradients_are_those_of_the_cross_entropy() -> None:
+    rng = np.random.default_rng(1)
+    x, label = rng.normal(size=(64, 5)).astype(np.float32), rng.integers(0, 3, 64)
+    weight = rng.uniform(0.5, 2, 64).astype(np.float32)
+    net = Classifier(5, 3, seed=1)
+    target = np.eye(3, dtype=np.float32)[label]
+    for parameter, gradient in zip([*net.weights, *net.biases], net.gradients(x, target, weight), strict=True):
+        where = np.unravel_index(int(np.abs(gradient).argmax()), gradient.shape)
+        kept, losses = parameter[where], []
+        for step in (1e-2, -1e-2):
+            parameter[where] = kept + step
+            losses.append(cross_entropy(softmax(net.logits(x)), label, weight))
+        parameter[where] = kept
+        assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(gradient[where], rel=0.1, abs=2e-3)
+
+
+def test_the_same_seed_gives_the_same_network_and_it_learns() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(3000, 4)).astype(np.float32)
+    label = (x[:, 0] > 0).astype(np.int64) + 2 * (x[:, 1] + 0.3 * rng.normal(size=3000) > 0)
+    ones = np.ones(3000, np.float32)
+    by = x[2000:], label[2000:], ones[2000:]
+    first, again = (fit(x[:2000], label[:2000], ones[:2000], by, classes=4, seed=5, epochs=30) for _ in range(2))
+    for a, b in zip(first.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (first.logits(by[0]).argmax(axis=1) == by[1]).mean() > 0.8
+
+
+def test_a_temperature_makes_what_is_said_come_true_as_often() -> None:
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 2, (20_000, 3)).astype(np.float32)
+    label = np.array([rng.choice(3, p=p / p.sum()) for p in softmax(logits).astype(np.float64)])
+    ones = np.ones(len(label), np.float32)
+    bold = 2.5 * logits
+    honest = softmax((bold / temperature_of(bold, label, ones)).astype(np.float32))
+    errors = [calibration_error(p.max(axis=1), p.argmax(axis=1) == label, ones) for p in (softmax(bold), honest)]
+    assert errors[0] > 0.1
+    assert errors[1] < 0.02
+
+
+def instants(faults: list[str], hours: Sequence[float]) -> Instants:
+    inputs = cause.inputs_of(RULES)
+    rng = np.random.default_rng(4)
+    tensors = {
+        spec.name: rng.uniform(0.1, 1, (len(faults), *(int(n) for n in spec.shape[1:]))).astype(np.float32)
+        for spec in inputs
+    }
+    episode = np.array([sorted(set(faults)).index(fault) for fault in faults])
+    return Instants(tensors, faults, episode, np.array(hours, np.float32))
+
+
+def test_the_graph_holds_the_last_hours_against_the_same_ones_before() -> None:
+    inputs, two = cause.inputs_of(RULES), instants(["", "disease"], [0, 0])
+    hours, told = two.tensors["hours"], two.tensors["facts"]
+    facts = inputs[-1].facts
+    scores = [facts.index(f"score.{rule}") for rule in (*RULES, "mortality")]
+    told[:, scores] = 0
+    told[0, facts.index("score.deviation-water")] = -4  # the first house: water alone, and its meter stands
+    told[0, facts.index("sensor.stuck.water")] = 1
+    told[1, [facts.index(f"sensor.stuck.{name}") for name in cause.SENSORS]] = np.nan
+    hours[1, -3:, 0] = np.nan
+    graph = cause.new_graph(inputs)
+    [seen] = graph.values([cause.columns_of(graph, inputs)], two.tensors)
+    plain, rules = len(cause.PLAIN), 2 * len(scores)
+    assert seen[0, :plain] == pytest.approx(told[0, [facts.index(fact) for fact in cause.PLAIN]])
+    assert seen[0, plain] == pytest.approx(-np.log1p(4))
+    tenth = told[0, facts.index("deviation_pct.deviation-water")] / 10
+    assert seen[0, plain + rules] == pytest.approx(np.log1p(tenth))
+    begin = plain + rules + len(scores)
+    three = slice(begin, begin + 3 * len(scores), len(scores))  # water: not above, below, and beyond all doubt
+    assert seen[0, three] == pytest.approx([0, np.tanh(3.7), np.log1p(1)], rel=1e-5)
+    begin += 3 * len(scores)  # stuck: any, then the signal that is off
+    assert seen[0, begin : begin + 2] == pytest.approx([1, 1], rel=1e-3)
+    assert seen[1, begin : begin + 2].tolist() == [0, 0]
+    begin += 2 * len(cause.STATES)  # what is off is water: its own columns, but for the thousandth that nothing has
+    assert seen[0, begin] == pytest.approx(hours[0, -1, 0] - hours[0, -25, 0], rel=1e-3)
+    begin += len(cause.HOUR_LESS) + len(cause.UNREST_LESS)
+    n = hours.shape[2]
+    three = hours[0, -3:].mean(axis=0) - hours[0, -27:-24].mean(axis=0)
+    assert seen[0, begin : begin + n] == pytest.approx(three, abs=1e-6)
+    assert np.isnan(seen[1, begin])
+    assert np.isfinite(seen[1, begin + 1 : begin + n]).all()
+
+
+def test_each_fault_counts_alike_however_long_it_was_watched() -> None:
+    many = instants([""] * 6 + ["water_leak"] * 5 + ["disease", "coccidiosis"], [0] * 6 + [0, 1, 1, 7, 30] + [0, 0])
+    weight = cause.weights_of(many)
+    names = np.array(many.fault)
+    assert weight.sum() == pytest.approx(len(many), rel=1e-5)
+    assert weight[names == ""].sum() / len(many) == pytest.approx(cause.NONE_SHARE, rel=1e-5)
+    each = [weight[names == name].sum() for name in ("water_leak", "disease", "coccidiosis")]
+    assert each == pytest.approx([each[0]] * 3)
+    assert weight[7] + weight[8] == pytest.approx(weight[6])  # two instants of one phase
+
+
+def test_right_first_counts_each_fault_alike_and_leaves_false_warnings_out() -> None:
+    told = instants(["water_leak", "water_leak", "disease", ""], [0, 30, 0, 0])
+    said = np.full((4, len(cause.LABELS)), 0.01, np.float32)
+    said[0, cause.LABELS.index("water_leak")] = 0.9
+    said[1, cause.LABELS.index("disease")] = 0.9
+    for i, label in enumerate(("growth_lag", "clock_error", "disease")):
+        said[2, cause.LABELS.index(label)] = 0.3 - 0.05 * i
+    rights = cause.rights_of(said, told)
+    assert rights["all, at the raise"] == cause.Right(2, 0.5, 1.0)
+    assert (rights["all, 24 h later"].warnings, rights["all, 24 h later"].first) == (1, 0.0)
+    assert raises(told, (0.0, 24.0)).tolist() == [0, 1, 2, 3]
