@@ -89,6 +89,9 @@ MORTALITY_FACTOR = 3.0
 FORESEEN_FOR = timedelta(days=6)
 """An outbreak that was seen coming and is not there after this is not waited for: what goes on is told anew."""
 
+CHANCE_SDS = 2.0
+"""A day with so many standard deviations of a count above the usual loss is chance (Poisson: the root of the count)."""
+
 SEVERITY_STEPS = ((3.0, 2), (2.0, 1))
 """A score of 2 thresholds is one step worse than the rule's own severity, 3 two steps; never above MAJOR by itself."""
 
@@ -747,10 +750,11 @@ class HouseWatch:
     def _foreseen(self, rule: WarningRule, found: Evidence, results: Sequence[HouseResult], at: datetime) -> Evidence:
         """Return the evidence with what a model says of an outbreak to come, where that weighs more.
 
-        A day no worse than usual is no sign, whatever a model says. Beside the model's own limit stands the rule's
-        threshold: at twice the default it takes twice the odds.
+        A day no worse than chance makes a usual one is no sign, whatever a model says. Beside the model's own limit
+        stands the rule's threshold: at twice the default it takes twice the odds.
         """
-        if (found.actual or 0.0) <= (found.expected or 0.0):
+        usual = found.expected or 0.0
+        if (found.actual or 0.0) <= usual + CHANCE_SDS * usual**0.5:
             return found
         stands = self.standings.get(rule.name)
         shown = stands.evidence if stands is not None and stands.state in _OUT_OF_COURSE else None

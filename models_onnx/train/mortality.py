@@ -20,7 +20,7 @@ import numpy as np
 from onnx import TensorProto
 
 from agent.manifest import OUTBREAK, InputSpec, Output
-from agent.watch import FORESEEN_FOR
+from agent.watch import CHANCE_SDS, FORESEEN_FOR
 from models_onnx.train import outbreaks
 from models_onnx.train.bags import Bags, Scorer, fit
 from models_onnx.train.bundle import SELFTEST_ROWS, Head, digest_of, manifest_text, write_bundle
@@ -237,12 +237,14 @@ def raised(probability: F64, limit: float, courses: Courses, threshold: float = 
     """Return the days on which the agent's rule ``mortality`` raises, with the plain rule as its floor.
 
     As in the agent: raised at the limit, over when the odds are below ``BACK`` of the limit's on a later day that was
-    told, or no worse than usual, or when what was seen coming has not come in six days; then it may rise anew.
+    told, or worse than usual by no more than chance, or when what was seen coming has not come in six days; then it may
+    rise anew.
     """
     share = courses.share
     plain = outbreaks.rule(share, threshold, outbreaks.LEAST_FACTOR)
+    usual = np.fmax(outbreaks.trailing_median(share), SMALLEST)
     with np.errstate(invalid="ignore"):
-        is_worse = share > np.fmax(outbreaks.trailing_median(share), SMALLEST)
+        is_worse = share > usual + CHANCE_SDS * np.sqrt(usual / np.maximum(courses.live, 1))
     score = np.where(is_worse, odds(probability) / float(odds(np.array(limit))), 0.0)
     stands, raises = np.zeros(len(share), np.bool_), np.zeros_like(plain)
     is_there = np.zeros(len(share), np.bool_)

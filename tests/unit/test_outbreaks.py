@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -157,13 +158,14 @@ def test_a_correction_is_taken_off_the_day_before() -> None:
 
 
 def test_alarms_rise_once_and_what_does_not_come_is_told_anew_after_six_days() -> None:
-    courses = steady(10.0)
-    courses.dead[0] += np.arange(DAYS) / 10  # each day is a little worse than the week before it
+    courses = replace(steady(10.0), placed=np.array([200_000.0]))
+    courses.dead[0, 20:23] = 80.0
+    courses.dead[0, 30:40] = 80.0 + 25.0 * np.arange(10)  # each day is worse than the week before it
     probability = np.full((1, DAYS), 0.05)
     probability[0, 20:23] = 0.5
     probability[0, 30:40] = 0.5
     assert days_of(mortality.raised(probability, 0.3, courses)) == [20, 30, 37]
-    courses.dead[0, 30:33] = 10.0  # no worse than usual: no sign, whatever the model says
+    courses.dead[0, 30:33] = 50.0  # 40 (0.02 %) and twice its root are 52.6: no sign, whatever the model says
     assert days_of(mortality.raised(probability, 0.3, courses)) == [20, 33]
 
 

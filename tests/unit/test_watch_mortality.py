@@ -126,7 +126,7 @@ def test_while_an_outbreak_fades_no_other_is_foretold() -> None:
 
 def test_what_does_not_come_is_withdrawn_after_six_days_and_told_anew_if_it_goes_on() -> None:
     house = House()
-    moves = [event for more in range(9) for event in house.day(16 + more, 0.6)]
+    moves = [event for more in range(9) for event in house.day(16 + 4 * more, 0.6)]
     assert [event.standing.state for event in moves] == [WarningState.ACTIVE, WarningState.NORMAL, WarningState.ACTIVE]
     assert "has not become the outbreak that seemed near" in moves[1].text
     assert timedelta(days=6) <= moves[1].at - moves[0].at <= timedelta(days=7)
@@ -140,9 +140,10 @@ def test_it_is_over_when_the_model_says_so() -> None:
     assert "is as expected again" in moves[0].text
 
 
-def test_a_day_no_worse_than_usual_is_no_sign_whatever_a_model_says() -> None:
+def test_a_day_no_worse_than_chance_makes_a_usual_one_is_no_sign_whatever_a_model_says() -> None:
     house = House()
     assert house.day(8, 0.99) == []
+    assert house.day(13, 0.99) == []  # 8 and twice its root are 13.7
     assert house.day(0, 0.99) == []
 
 
@@ -164,7 +165,7 @@ def test_without_a_model_the_plain_rule_holds() -> None:
 @pytest.mark.parametrize(("threshold", "warns"), [(0.0015, True), (0.003, False), (0.006, False)])
 def test_the_threshold_moves_the_odds_of_the_early_warning_too(threshold: float, warns: bool) -> None:
     house = House(threshold)
-    assert bool(house.day(10, 0.4)) == warns
+    assert bool(house.day(16, 0.4)) == warns
 
 
 def test_losses_are_facts_by_farm_day_of_what_was_told() -> None:
