@@ -1,9 +1,8 @@
 """Outbreaks of deaths: the agent and simple rules by the definitions of commercial flocks (train/outbreaks.py) [F1].
 
-What people tell of the dead decides what an outbreak is, as on those flocks: not what the simulator did. An alarm
-counts
-on the farm day on which it rises. The two-parameter rules are fitted to the very flocks that they are judged on, which
-ours is not.
+What people tell of the dead decides what an outbreak is, as on those flocks (F1 of docs/sources.md): not what the
+simulator did. An alarm counts on the farm day on which it rises. The two-parameter rules are fitted to the very flocks
+that they are judged on, which ours is not.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 It reads nothing but the flock's own daily losses: against what the flock is used to, against what single days of it
 vary by, against chance in a house of this size, and against what would be an outbreak tomorrow. Water, feed and weight
-are left out on purpose: on commercial flocks they did not lead the outbreaks [F1], so a model could only learn the
-simulator's idea of it. A round left out and counted next day, and a figure put right by a negative one, are mended
-before anything is compared.
+are left out on purpose: on commercial flocks they did not lead the outbreaks (F1 of docs/sources.md), so a model could
+only learn the simulator's idea of it. A round left out and counted next day, and a figure put right by a negative one,
+are mended before anything is compared.
 
 What it says is the probability that these days are such as come before an outbreak: where a warning rises by it, about
 that share of the simulated flocks had one within a week.

@@ -1,4 +1,4 @@
-"""What an outbreak of deaths is, when it is found, and what is a false alarm: the definitions of [F1].
+"""What an outbreak of deaths is, when it is found, what is a false alarm: the definitions are F1 of docs/sources.md.
 
 An outbreak is a day from age 8 on with at least 0.30 % dead and at least three times the median of the seven days
 before; such days at most 5 apart are one outbreak, whose first day counts. An alarm in the 7 days up to and including

@@ -86,7 +86,7 @@ INPUTS = (
 
 WANTED = Wanted(INPUTS, (), HORIZON_DAYS)
 
-LATE_FROM_DAY, LATE_DAYS = 26.0, 14.0  # between these ages the scale's error goes from its early to its late one [S30]
+LATE_FROM_DAY, LATE_DAYS = 26.0, 14.0  # the scale's error goes from its early to its late one: S30, docs/sources.md
 # sd of what a witness says of one flock beyond its house's known error; feed and water share how well a flock converts
 SCALE_SD, FEED_SD, WATER_SD, CONVERSION_SD = 0.02, 0.015, 0.02, 0.03  # as in agent/calibration.py, roughly
 SCALE_DAYS, SCALE_MEMORY_DAYS = 14, 8.0  # of the scale these days are taken, the newest count most

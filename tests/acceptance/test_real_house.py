@@ -139,7 +139,7 @@ def test_every_distinct_reading_of_a_real_house_is_once_in_the_lake(
     assert len(gaps) >= 10
     named = gateway.lake(
         "SELECT signal, epoch_ms(from_at), epoch_ms(to_at) FROM {events} WHERE kind = 'quality'"
-        " AND detail->>'quality' = 'stale' AND detail->>'reason' = 'no readings'"
+        " AND (detail->>'quality') = 'stale' AND (detail->>'reason') = 'no readings'"
     )
     assert len(named) == len(set(named))
     for signal in COLUMNS.values():

@@ -453,6 +453,8 @@ def test_the_reader_shows_what_the_command_line_shows(store: Store, path: Path) 
         "predictions": 2,
         "flocks": 2,
         "events": 0,
+        "shadow_warnings": 0,
+        "shadow_predictions": 0,
         "readings_15min": 0,
         "series": 1,
         "readings_hot": 4,
