@@ -78,6 +78,7 @@ BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
 AHEAD_MS = 86_400_000  # what is dated further ahead of its arrival is stored, and not observed
 OBSERVE_AT_ONCE = 5_000  # readings that wait for the houses to observe them, and for how long
 OBSERVE_WITHIN_S = 5.0
+JUDGE_WITHIN_S = 10.0  # of real time, then the next turn goes on with a backlog: slow models, and the watchdog waits 60 s
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
 SHOWN_TROUBLES = 5  # of models in houses, in health; `flockwatch model list` shows all
@@ -211,7 +212,7 @@ class Agent:
         """Take what came in through the whole program, once."""
         self._keep_time()  # a clock that stepped: what it dated wrongly is dated anew
         readings = self._append(messages)  # one transaction, on the disk when it returns; only new rows come back
-        self._wait_or_observe(readings)  # each house takes what is its own, before anything is judged
+        self._wait_or_observe(readings)  # each house takes what is its own, at the latest before it is judged
         self._obey(messages)
         if self.bus.acknowledge(messages):  # only now may the broker forget them
             self.store.acknowledged()
@@ -260,10 +261,10 @@ class Agent:
         return stored
 
     def _wait_or_observe(self, readings: Readings) -> None:
-        """Let the houses observe what was stored: at once where an instant is due, else that of some turns together.
+        """Let the houses observe what was stored, that of some turns together.
 
-        What a turn costs each house is more than what its few readings cost. Nobody looks at the windows in between,
-        and what a crash takes from here is read from the store again.
+        What a turn costs each house is more than what its few readings cost. Whoever looks at the windows lets them
+        observe first (a command, an instant that is due), and what a crash takes from here is read from the store again.
         """
         monotonic = self.clock.monotonic()
         if self._unobserved and readings.keys is not self._unobserved[0].keys:
@@ -273,8 +274,7 @@ class Agent:
         if len(readings):
             self._unobserved.append(readings)
         is_many = sum(map(len, self._unobserved)) >= OBSERVE_AT_ONCE
-        is_due = self.grid.last + GRID <= self.clock.now()
-        if is_due or is_many or self._found or monotonic >= self._observe_by:
+        if is_many or self._found or monotonic >= self._observe_by:
             self._observe_all()
 
     def _observe_all(self) -> None:
@@ -307,8 +307,10 @@ class Agent:
             self._restart_grid(now, "was ahead of the clock, which has been set back")
         elif now - self.grid.last > LONGEST_BACKLOG:
             self._restart_grid(now - LONGEST_BACKLOG, "was further behind than the windows reach")
+        if self.grid.last + GRID <= now:
+            self._observe_all()
         monotonic = self.clock.monotonic()
-        for at in self.grid.due(self.clock.now(), self.watches, monotonic):
+        for at in self.grid.due(now, self.watches, monotonic):
             self._compare(at)
             outcomes = judge_instant(self.watches, self.predictor, at, monotonic)
             self.health.instants_judged += 1
@@ -318,6 +320,9 @@ class Agent:
                 self.board.note(outcome)
                 _log(outcome)
             self._see_models()
+            if self.clock.monotonic() - monotonic >= JUDGE_WITHIN_S:
+                self.grid.pause(now)
+                break
 
     def _compare(self, at: datetime) -> None:
         """Hold sensors against their peers; the houses' models do without those that are not believed."""
@@ -445,6 +450,7 @@ class Agent:
             StoreError: it is not done yet.
         """
         if self._is_told:
+            self._observe_all()  # by the numbers of the old one
             self.store.begin_anew(why, self.clock.now())
             self._is_told = False
             self.time.use(self.store)
@@ -572,6 +578,7 @@ class Agent:
             if message.retain:  # an old command that somebody left at the broker
                 self.health.retained_ignored += 1
                 continue
+            self._observe_all()  # what was measured before somebody came to a sensor
             if not self.store.is_lasting:
                 answer = self.orders.put_off(message, self.health.degraded.get("store", ""))
             else:
