@@ -78,7 +78,7 @@ BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
 AHEAD_MS = 86_400_000  # what is dated further ahead of its arrival is stored, and not observed
 OBSERVE_AT_ONCE = 5_000  # readings that wait for the houses to observe them, and for how long
 OBSERVE_WITHIN_S = 5.0
-JUDGE_WITHIN_S = 10.0  # of real time, then the next turn goes on with a backlog: slow models, and the watchdog waits 60 s
+JUDGE_WITHIN_S = 10.0  # of real time; then the next turn goes on with a backlog: the watchdog waits for 60
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
 SHOWN_TROUBLES = 5  # of models in houses, in health; `flockwatch model list` shows all
@@ -263,8 +263,8 @@ class Agent:
     def _wait_or_observe(self, readings: Readings) -> None:
         """Let the houses observe what was stored, that of some turns together.
 
-        What a turn costs each house is more than what its few readings cost. Whoever looks at the windows lets them
-        observe first (a command, an instant that is due), and what a crash takes from here is read from the store again.
+        What a turn costs each house is more than what its few readings cost. Whoever looks at the windows, an
+        instant that is due or a command, lets them observe first; what a crash takes from here is read from the store.
         """
         monotonic = self.clock.monotonic()
         if self._unobserved and readings.keys is not self._unobserved[0].keys:
@@ -819,12 +819,14 @@ def run(config: Config, clock: Clock) -> int:
 
 
 def shadow_of(config: Config, used: Sequence[Bundle]) -> tuple[Predictor, dict[str, str]]:
-    """Return the bundles on trial, and why others are not: one of each task, and none that is in use."""
+    """Return the bundles on trial, and why others are not: one of each task, none that is in use or scores readings."""
     bundles, missing = _bundles(config, config.models.shadow)
     chosen: dict[str, Bundle] = {}
     for bundle in bundles:
         if str(bundle) in {str(one) for one in used}:
             missing[str(bundle)] = 'it is in use: pin what is, such as use = ["weight/1.0.0"]'
+        elif bundle.manifest.scored_signals:
+            missing[str(bundle)] = "it scores single readings, of which nothing is kept: try it by flockwatch replay"
         elif bundle.manifest.task in chosen:
             missing[str(bundle)] = f"{chosen[bundle.manifest.task]} is on trial for the same task; one at a time"
         else:

@@ -206,8 +206,9 @@ class HouseWatch:
 
     def look_with(self, other: HouseWatch) -> None:
         """See through the windows of another watch of this house, and know of the flock what it knows."""
-        self.window, self._sensors = other.window, other._sensors
-        self.life, self._removed, self._losses = other.life, other._removed, other._losses
+        self.window, self._sensors, self._serviced = other.window, other._sensors, other._serviced
+        self.life, self._removed = other.life, other._removed
+        self._losses, self._lost_shares = other._losses, other._lost_shares
 
     def observe(self, readings: Readings, monotonic: float) -> None:
         """Take readings, all of this house; ``monotonic`` is the real time of their arrival."""
