@@ -393,7 +393,7 @@ class Predictor:
 
     @property
     def scorers(self) -> list[Model]:
-        """The models that score single readings: at every instant those that came since the last."""
+        """The models that score single readings, of those that came since the last instant."""
         return [model for model in self.models if model.manifest.scored_signals]
 
     def troubles(self) -> Iterable[tuple[str, str | None]]:

@@ -142,8 +142,13 @@ class HouseWatch:
         references: Mapping[str, Reference] | None = None,
         also: Collection[str] = (),
         calibration: Calibration | None = None,
+        scores_each: bool = False,
     ) -> None:
-        """Watch a house with models of these manifests; ``also`` are base signals that others want of its window."""
+        """Watch a house with models of these manifests.
+
+        ``also`` are base signals that others want of its window; ``scores_each``: each reading is to be scored, where
+        a model does that, and not only the newest of each sensor.
+        """
         self.house = house
         self.days = days
         self.fitness = Fitness(house, days, references or {})
@@ -163,7 +168,8 @@ class HouseWatch:
         self.window = Window(house, {name: signal(SeriesKey(house, name)) for name in needed}, days)
         scorers = [(i.series.length, i.series.signals) for m in manifests for i in m.input if i.series is not None]
         scored = {name for _, signals in scorers for name in signals}
-        self.series = SeriesWindows(max((length for length, _ in scorers), default=0), scored)
+        length = max((length for length, _ in scorers), default=0)
+        self.series = SeriesWindows(length, scored, scores_each=scores_each)
         self._rules: dict[str, WarningRule | None] = {}
         self._judged: dict[tuple[str, str, str], _Judged] = {}
         self._losses: list[tuple[date, float]] = []  # dead and culled by farm date, as far as known
@@ -1114,7 +1120,7 @@ def _run(due: Due, watches: Sequence[HouseWatch], at: datetime) -> list[tuple[st
 
 
 def _scores(watch: HouseWatch, predictor: Predictor, at: datetime) -> Iterator[Score]:
-    """Yield how unusual each reading is that came since the last instant, to each model that scores readings."""
+    """Yield how unusual the readings are that came since the last instant, to each model that scores readings."""
     for model in predictor.scorers:
         manifest, rests = model.manifest, model.rests(at)
         for signal, at_ms, tensors in watch.series.unscored(manifest.input, manifest.scored_signals, watch.days):

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from agent.config import Config
 from agent.manifest import Feature
+from agent.predict import Predictor
+from agent.replay import replay
 from tests.unit.test_daemon import START, Site
 
 if TYPE_CHECKING:
@@ -71,6 +74,24 @@ def test_nobody_misses_a_sensor_that_is_being_serviced(site: Site) -> None:
     assert "missing-ammonia" not in site.rows("warnings")["rule"]
     ten_minutes(site, 18)
     assert "missing-ammonia" in site.rows("warnings")["rule"]  # it did not come back
+
+
+def test_in_a_replay_too_a_stuck_sensor_is_stuck_until_it_is_replaced(tmp_path: Path) -> None:
+    rows = [
+        f"{START + n * HOUR / 6:%Y-%m-%dT%H:%MZ},house1,temperature,{25.0 if n < 120 else 21 + n % 5}"
+        for n in range(160)
+    ]
+    (tmp_path / "r.csv").write_text("\n".join(["at,house,signal,value", *rows]) + "\n", encoding="utf-8")
+    placed = "house,flock,placed_on,birds_placed,strain,sex,parent_age_weeks,ended_on,slaughter_weight_g"
+    (tmp_path / "f.csv").write_text(f"{placed}\nhouse1,A1,2026-03-01,10000,,,,,\n", encoding="utf-8")
+    told = '"{""action"": ""service"", ""signal"": ""temperature"", ""for_s"": 0, ""replaced"": true}"'
+    (tmp_path / "e.csv").write_text(f"at,house,command\n2026-03-11T07:05Z,house1,{told}\n", encoding="utf-8")
+    config = Config()
+    nobody = Predictor((), (), config.site.days)
+    replay(config, nobody, tmp_path / "r.csv", tmp_path / "f.csv", tmp_path / "e.csv", tmp_path / "out")
+    quality = (tmp_path / "out" / "quality.csv").read_text(encoding="utf-8").splitlines()
+    [stuck] = [row.split(",") for row in quality if ",stuck," in row]
+    assert stuck[:4] == ["house1", "temperature", "2026-03-10T12:00:00Z", "2026-03-11T07:05:00Z"]
 
 
 def test_a_sensor_that_was_replaced_forgets_how_the_old_one_was(site: Site) -> None:
