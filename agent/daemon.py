@@ -41,7 +41,7 @@ from agent.notify import Notifier
 from agent.orders import Orders
 from agent.peers import Peers
 from agent.predict import Predictor
-from agent.probe import rehearse
+from agent.probe import WITHIN_S, rehearse
 from agent.quality import Known, QualityJudge
 from agent.readings import EMPTY, HouseSplitter, joined
 from agent.shadow import Shadows
@@ -80,6 +80,7 @@ OBSERVE_AT_ONCE = 5_000  # readings that wait for the houses to observe them, an
 OBSERVE_WITHIN_S = 5.0
 JUDGE_WITHIN_S = 10.0  # of real time; then the next turn goes on with a backlog: the watchdog waits for 60
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
+START_LONGER_S = 2 * WITHIN_S + 60.0  # for each foreign bundle: it is tried, then loaded; then the rest of the start
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
 SHOWN_TROUBLES = 5  # of models in houses, in health; `flockwatch model list` shows all
 _SAID_ONCE = {"session_lost", "disk_full"}  # events of the gateway, which nothing that comes later would bring again
@@ -782,9 +783,9 @@ def run(config: Config, clock: Clock) -> int:
         stack.callback(store.close)
         clock = steady(clock, store)
         days = config.site.days
-        bundles, missing = _bundles(config, config.models.use)
+        bundles, missing = _bundles(config, config.models.use, notifier)
         predictor = Predictor.load(bundles, days, config.models.threads)
-        shadow, missing_shadow = shadow_of(config, bundles)
+        shadow, missing_shadow = shadow_of(config, bundles, notifier)
         decoder = Decoder(config)
         topics = Topics(config.mqtt.topic_prefix, config.site.id)
         subscriptions = [*decoder.subscriptions, *((topic, 1) for topic in topics.commands)]
@@ -818,9 +819,11 @@ def run(config: Config, clock: Clock) -> int:
     return 0
 
 
-def shadow_of(config: Config, used: Sequence[Bundle]) -> tuple[Predictor, dict[str, str]]:
+def shadow_of(
+    config: Config, used: Sequence[Bundle], notifier: Notifier | None = None
+) -> tuple[Predictor, dict[str, str]]:
     """Return the bundles on trial, and why others are not: one of each task, none that is in use or scores readings."""
-    bundles, missing = _bundles(config, config.models.shadow)
+    bundles, missing = _bundles(config, config.models.shadow, notifier)
     chosen: dict[str, Bundle] = {}
     for bundle in bundles:
         if str(bundle) in {str(one) for one in used}:
@@ -834,7 +837,7 @@ def shadow_of(config: Config, used: Sequence[Bundle]) -> tuple[Predictor, dict[s
     return Predictor.load(list(chosen.values()), config.site.days, config.models.threads), missing
 
 
-def _bundles(config: Config, names: Sequence[str]) -> tuple[list[Bundle], dict[str, str]]:
+def _bundles(config: Config, names: Sequence[str], notifier: Notifier | None) -> tuple[list[Bundle], dict[str, str]]:
     """Return the bundles that are complete, and why the others are not: a bad model stops nothing else."""
     bundles, missing = [], {}
     for wanted in names:
@@ -842,6 +845,8 @@ def _bundles(config: Config, names: Sequence[str]) -> tuple[list[Bundle], dict[s
             root = config.models.directory or shipped_directory()
             directory = find_bundle(root, wanted)
             if config.models.directory is not None:
+                if notifier is not None:  # a few that hang would use up the time that a start may take
+                    notifier.starting(START_LONGER_S)
                 rehearse(directory, len(config.house))
             bundles.append(load_bundle(directory))
         except BundleError as e:

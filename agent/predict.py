@@ -492,7 +492,7 @@ class _Brake:
                 if left_s <= 0:
                     run.options.terminate = True
                     break
-                self._ended.wait(left_s)
+                self._ended.wait(max(left_s, 0.001))  # a run that waits for its helpers uses up nothing
 
 
 @dataclass(slots=True)

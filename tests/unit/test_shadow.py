@@ -34,6 +34,7 @@ from agent.errors import BundleError, InputError, UsageError
 from agent.predict import Predictor
 from agent.readings import Readings
 from agent.shadow import SLOW_RUNS, Shadows
+from agent.status import model_values
 from agent.store import STREAMS, Store, StoreReader
 from agent.trial import trial
 from agent.watch import HouseWatch
@@ -150,6 +151,18 @@ def test_how_models_fit_is_kept_and_shown_of_those_on_trial_too(
     assert [value["shadow"] for value in json.loads(capsys.readouterr().out)] == [False, True]
     assert main(["check", "--json", "--config", str(toml)]) == 1  # no broker
     assert "usual/1.1.0 loads and passes its self-test" in capsys.readouterr().out
+
+
+def test_model_list_says_how_a_shadow_does_and_why_it_runs_no_more(farm: Farm) -> None:
+    farm.hours(2, 50.0)
+    _, on_trial = model_values(farm.config)
+    assert (on_trial["shadow"], on_trial["state"]) == (True, "ok")
+    assert on_trial["runs"]["runs"] >= 12
+    farm.agent.shadows.dropped["usual/1.1.0"] = "it was let go: a run took 900 ms, max_runtime_ms is 200, 20 times"
+    farm.hours(1, 50.0)
+    in_use, on_trial = model_values(farm.config)
+    assert (on_trial["state"], on_trial["why"]) == ("set_aside", farm.agent.shadows.dropped["usual/1.1.0"])
+    assert (in_use["state"], in_use["why"]) == ("ok", None)
 
 
 def test_a_shadow_is_told_of_the_dead_as_the_watch_beside_it_is(tmp_path: Path) -> None:
