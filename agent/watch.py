@@ -218,6 +218,8 @@ class HouseWatch:
 
     def observe(self, readings: Readings, monotonic: float) -> None:
         """Take readings, all of this house; ``monotonic`` is the real time of their arrival."""
+        if self._serviced:
+            self._doubt_serviced({key.signal for key in readings.keys} - set(self._sensors.names()))
         self.window.add(readings)
         self.series.add(readings)
         heard = self._sensors.hear(readings, monotonic)
@@ -293,12 +295,19 @@ class HouseWatch:
         """Believe a sensor no more while somebody is at it; told again after a restart, if it is not over ``at``."""
         signal = str(change.detail["signal"])
         until = change.at + timedelta(seconds=int(str(change.detail["for_s"])))
-        if until <= at:
+        if until <= at and signal not in self._serviced:
             return
-        self._serviced[signal] = change.at, until
-        for name in self._sensors.names():
-            if is_of(name, signal):
-                self.window.doubt(name, to_ms(change.at) + 1)  # what it said up to now stays
+        self._serviced[signal] = change.at, until  # one that is over by now ends what went on, with the next instant
+        self._doubt_serviced(self._sensors.names())
+
+    def _doubt_serviced(self, names: Iterable[str]) -> None:
+        for name in names:
+            if (span := self._service_of(name)) is not None:
+                self.window.doubt(name, to_ms(span[0]) + 1)  # what it said up to then stays
+
+    def heard_of(self) -> list[str]:
+        """Return the sensors of this house that were heard of lately."""
+        return sorted(self._sensors.names())
 
     def _service_of(self, name: str) -> tuple[datetime, datetime] | None:
         """Return from when to when a sensor is being serviced; None where it is not."""

@@ -67,6 +67,33 @@ def test_a_service_goes_on_after_a_restart_and_one_that_is_over_does_not(site: S
     assert dead(site) == before
 
 
+def test_a_sensor_that_first_speaks_while_its_kind_is_serviced_is_not_believed_either(site: Site) -> None:
+    ten_minutes(site, 1, dead=1.0)
+    site.ask({"id": "1", "action": "service", "signal": "dead", "for_s": 3600})
+    ten_minutes(site, 4, **{"dead-2": 50.0})
+    assert dead(site) == 2.0
+    ten_minutes(site, 4, **{"dead-2": 1.0})
+    assert 2.0 < dead(site) <= 6.0
+
+
+def test_a_service_of_no_seconds_ends_the_one_that_goes_on(site: Site) -> None:
+    ten_minutes(site, 1, dead=1.0)
+    site.ask({"id": "1", "action": "service", "signal": "dead", "for_s": 6 * 3600})
+    ten_minutes(site, 2, dead=50.0)
+    site.ask({"id": "2", "action": "service", "signal": "dead", "for_s": 0})
+    site.restart()
+    ten_minutes(site, 3, dead=1.0)
+    assert 2.0 < dead(site) <= 8.0
+
+
+def test_a_service_of_a_sensor_that_nobody_heard_of_says_so(site: Site) -> None:
+    ten_minutes(site, 1, dead=1.0)
+    answer = site.ask({"id": "1", "action": "service", "signal": "amonia", "for_s": 3600})
+    assert answer["ok"]  # it may come yet
+    assert answer["note"] == "no sensor 'amonia' was heard of in house1, only dead, temperature"
+    assert "note" not in site.ask({"id": "2", "action": "service", "signal": "temperature", "for_s": 60})
+
+
 def test_nobody_misses_a_sensor_that_is_being_serviced(site: Site) -> None:
     ten_minutes(site, 30, ammonia=8.0)
     site.ask({"id": "1", "action": "service", "signal": "ammonia", "for_s": 6 * 3600})
