@@ -19,6 +19,7 @@ from agent.dialects import Decoder
 from agent.domain import (
     About,
     Event,
+    Evidence,
     Flock,
     FlockChange,
     HouseState,
@@ -37,7 +38,7 @@ from agent.shadow import SLOW_RUNS, Shadows
 from agent.status import model_values
 from agent.store import STREAMS, Store, StoreReader
 from agent.trial import trial
-from agent.watch import HouseWatch
+from agent.watch import HouseWatch, Outcome
 from sync.outbox import Outbox
 from tests.unit.test_daemon import Site
 from tests.unit.test_watch import MANIFEST, write_bundle
@@ -191,6 +192,26 @@ def test_a_shadow_is_told_of_the_dead_as_the_watch_beside_it_is(tmp_path: Path) 
     fed = [dict(one.features(due, at)[0][1].tensors) for one in (watch, shadows.watches[0])]
     assert np.count_nonzero(np.isfinite(fed[0]["facts"])) > 8
     np.testing.assert_array_equal(fed[1]["facts"], fed[0]["facts"])
+
+
+def test_an_early_warning_of_a_shadow_ends_in_its_own_words_too(tmp_path: Path) -> None:
+    """When it is over, or the outbreak is there, the evidence is the plain count, and names no model."""
+    config = Config.model_validate({"data": {"directory": tmp_path}, "house": [{"id": "house1"}]})
+    predictor, _ = shadow_of(replaced(config, "mortality/1.0.0"), [])
+    watch = HouseWatch(
+        "house1",
+        signal=config.signal,
+        days=config.site.days,
+        manifests=[],
+        overrides={},
+        rhythm_s=lambda _: None,
+        started_monotonic=0.0,
+    )
+    [shadow] = Shadows(config, predictor, [watch]).watches
+    over = Standing(
+        "mortality", "house1", WarningState.NORMAL, id="1", evidence=Evidence(0.4, actual=9.0, expected=12.0)
+    )
+    assert shadow.own(Outcome("house1", datetime(2026, 3, 20, tzinfo=UTC), standings=(over,))).standings == (over,)
 
 
 def test_a_scorer_of_single_readings_is_no_shadow_and_it_is_said(tmp_path: Path) -> None:
