@@ -5,8 +5,9 @@ Counted on what runs anyway, by farm day, in event time: the same in replay. Of 
 - **drift**: once an hour the newest row of its inputs is counted into the bins of its reference. When a farm day is
   over, the last seven are held against what training was fed at these ages (``agent.reference``).
 - **coverage**: whether what was measured lay within p10 to p90, once in each horizon, so that no stretch of time is
-  counted twice; of a horizon of days once a day. Over the flock so far; the hours of a day are no independent witnesses, so a day counts as
-  ``DAY_COUNTS`` at most. What is told is far off, and chance alone would bring it less than once in a thousand.
+  counted twice; of a horizon of days once a day. Over the flock so far; the hours of a day are no independent
+  witnesses, so a day counts as ``DAY_COUNTS`` at most. What is told is far off, and chance alone would bring it less
+  than once in a thousand.
 - **error**: when a flock has left and its slaughter weight was told, what was predicted for that day before.
 
 Each kind is told once for each flock; a state that has begun ends only well inside its limit.

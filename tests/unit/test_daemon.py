@@ -463,15 +463,23 @@ def test_an_instant_that_falls_due_within_a_turn_waits_for_what_the_turn_took(si
     """The clock goes on while a turn stores: on an accelerated farm by more than an instant."""
     seen = []
     watch = site.agent.watches[0]
-    judge = watch.judge
-    watch.judge = lambda *args, **kwargs: seen.append(watch.last_reading_at()) or judge(*args, **kwargs)  # type: ignore[method-assign, func-returns-value]
+    judge, acknowledge = watch.judge, site.bus.acknowledge
+
+    def judge_seen(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever the real one takes and gives
+        seen.append(watch.last_reading_at())
+        return judge(*args, **kwargs)
+
+    def acknowledge_slowly(messages: Sequence[Message]) -> bool:
+        site.clock.wait(5)
+        return acknowledge(messages)
+
+    watch.judge = judge_seen  # type: ignore[method-assign]
     site.turn(site.reading(), site.reading("house2"))
     site.clock.wait((site.agent.grid.last + GRID - site.clock.at).total_seconds() - 1)
     site.turn(site.reading(), site.reading("house2"))  # what was there before is observed
     ahead_at = site.agent.grid.last + GRID
     ahead = [site.reading(house, at=ahead_at) for house in ("house1", "house2")]
-    acknowledge = site.bus.acknowledge
-    site.bus.acknowledge = lambda messages: site.clock.wait(5) or acknowledge(messages)  # type: ignore[method-assign, func-returns-value]
+    site.bus.acknowledge = acknowledge_slowly  # type: ignore[method-assign]
     site.turn(*ahead)
     assert seen == [ahead_at]
 

@@ -67,6 +67,20 @@ def replaced(config: Config, shadow: str) -> Config:
     return config.model_copy(update={"models": config.models.model_copy(update={"shadow": (shadow,)})})
 
 
+def watch_of(config: Config, shadow: Predictor) -> HouseWatch:
+    """Return what watches house1 without models of its own."""
+    return HouseWatch(
+        "house1",
+        signal=config.signal,
+        days=config.site.days,
+        manifests=[],
+        overrides={},
+        rhythm_s=lambda _: None,
+        started_monotonic=0.0,
+        also=shadow.signals,
+    )
+
+
 class Farm(Site):
     """An agent with a bundle in use and one on trial; a message each ten minutes."""
 
@@ -169,16 +183,7 @@ def test_model_list_says_how_a_shadow_does_and_why_it_runs_no_more(farm: Farm) -
 def test_a_shadow_is_told_of_the_dead_as_the_watch_beside_it_is(tmp_path: Path) -> None:
     config = Config.model_validate({"data": {"directory": tmp_path}, "house": [{"id": "house1"}]})
     predictor, _ = shadow_of(replaced(config, "mortality/1.0.0"), [])
-    watch = HouseWatch(
-        "house1",
-        signal=config.signal,
-        days=config.site.days,
-        manifests=[],
-        overrides={},
-        rhythm_s=lambda _: None,
-        started_monotonic=0.0,
-        also=predictor.signals,
-    )
+    watch = watch_of(config, predictor)
     shadows = Shadows(config, predictor, [watch])
     at = datetime(2026, 3, 20, 12, tzinfo=UTC)
     placed = parse_flock_command('{"action": "place", "flock": "A1", "placed_on": "2026-03-10", "birds_placed": 10000}')
@@ -198,19 +203,9 @@ def test_an_early_warning_of_a_shadow_ends_in_its_own_words_too(tmp_path: Path) 
     """When it is over, or the outbreak is there, the evidence is the plain count, and names no model."""
     config = Config.model_validate({"data": {"directory": tmp_path}, "house": [{"id": "house1"}]})
     predictor, _ = shadow_of(replaced(config, "mortality/1.0.0"), [])
-    watch = HouseWatch(
-        "house1",
-        signal=config.signal,
-        days=config.site.days,
-        manifests=[],
-        overrides={},
-        rhythm_s=lambda _: None,
-        started_monotonic=0.0,
-    )
-    [shadow] = Shadows(config, predictor, [watch]).watches
-    over = Standing(
-        "mortality", "house1", WarningState.NORMAL, id="1", evidence=Evidence(0.4, actual=9.0, expected=12.0)
-    )
+    [shadow] = Shadows(config, predictor, [watch_of(config, predictor)]).watches
+    plain = Evidence(0.4, actual=9.0, expected=12.0)
+    over = Standing("mortality", "house1", WarningState.NORMAL, id="1", evidence=plain)
     assert shadow.own(Outcome("house1", datetime(2026, 3, 20, tzinfo=UTC), standings=(over,))).standings == (over,)
 
 
