@@ -657,8 +657,8 @@ class Agent:
         for what, found in troubles.items():
             more = f"; and {len(found) - SHOWN_TROUBLES} more" if len(found) > SHOWN_TROUBLES else ""
             self.degrade(what, "; ".join(found[:SHOWN_TROUBLES]) + more if found else None)
-        for bundle, why in self.shadows.dropped.items():
-            self.degrade(f"shadow {bundle}", why)
+        for model, why in self.shadow.troubles():
+            self.degrade(f"shadow {model}", self.shadows.dropped.get(model, why))
 
     def degrade(self, what: str, why: str | None) -> None:
         """Set or lift a degraded state, and say so once."""

@@ -173,6 +173,9 @@ def test_model_list_says_how_a_shadow_does_and_why_it_runs_no_more(farm: Farm) -
     _, on_trial = model_values(farm.config)
     assert (on_trial["shadow"], on_trial["state"]) == (True, "ok")
     assert on_trial["runs"]["runs"] >= 12
+    farm.agent.shadow.models[0].note("house2", "output 'water' holds NaN or infinity")
+    farm.hours(1, 50.0)
+    assert model_values(farm.config)[1]["why"] == "house2: output 'water' holds NaN or infinity"
     farm.agent.shadows.dropped["usual/1.1.0"] = "it was let go: a run took 900 ms, max_runtime_ms is 200, 20 times"
     farm.hours(1, 50.0)
     in_use, on_trial = model_values(farm.config)
