@@ -11,7 +11,7 @@ from agent.config import Config
 from agent.manifest import Feature
 from agent.predict import Predictor
 from agent.replay import replay
-from tests.unit.test_daemon import START, Site
+from tests.unit.test_daemon import FLOCK, START, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +52,21 @@ def test_what_a_sensor_says_while_somebody_is_at_it_is_not_believed(site: Site) 
     ten_minutes(site, 2, dead=1.0)
     assert 3.0 <= dead(site) <= 6.0  # believed again, from the instant after
     assert site.rows("flocks")["action"] == ["place", "service"]
+
+
+def test_what_was_measured_a_moment_before_somebody_came_counts(site: Site) -> None:
+    """It may wait to be observed together with what comes after; what is taken back are whole ten minutes."""
+    ten_minutes(site, 1, dead=1.0)
+    for wait_s in (300, 299):
+        site.clock.wait(6)
+        site.turn()  # nothing waits any more
+        site.clock.wait(wait_s - 6)
+        site.turn(site.message("skov/farm1/house1", {"at": site.clock.at.isoformat(), "dead": 5.0}))
+    site.clock.wait(2)
+    command = site.message(FLOCK, {"id": "1", "action": "service", "signal": "dead", "for_s": 3600})
+    site.turn(site.reading(), command)
+    ten_minutes(site, 1, dead=50.0)
+    assert dead(site) == 12.0
 
 
 def test_a_service_goes_on_after_a_restart_and_one_that_is_over_does_not(site: Site) -> None:
