@@ -41,7 +41,7 @@ from agent.notify import Notifier
 from agent.orders import Orders
 from agent.peers import Peers
 from agent.predict import Predictor
-from agent.probe import rehearse
+from agent.probe import WITHIN_S, rehearse
 from agent.quality import Known, QualityJudge
 from agent.readings import EMPTY, HouseSplitter, joined
 from agent.shadow import Shadows
@@ -78,7 +78,9 @@ BUCKETS_AT_ONCE = 20_000  # of what the windows held, at the start: some 5 MB
 AHEAD_MS = 86_400_000  # what is dated further ahead of its arrival is stored, and not observed
 OBSERVE_AT_ONCE = 5_000  # readings that wait for the houses to observe them, and for how long
 OBSERVE_WITHIN_S = 5.0
+JUDGE_WITHIN_S = 10.0  # of real time; then the next turn goes on with a backlog: the watchdog waits for 60
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
+START_LONGER_S = 2 * WITHIN_S + 60.0  # for each foreign bundle: it is tried, then loaded; then the rest of the start
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
 SHOWN_TROUBLES = 5  # of models in houses, in health; `flockwatch model list` shows all
 _SAID_ONCE = {"session_lost", "disk_full"}  # events of the gateway, which nothing that comes later would bring again
@@ -211,7 +213,7 @@ class Agent:
         """Take what came in through the whole program, once."""
         self._keep_time()  # a clock that stepped: what it dated wrongly is dated anew
         readings = self._append(messages)  # one transaction, on the disk when it returns; only new rows come back
-        self._wait_or_observe(readings)  # each house takes what is its own, before anything is judged
+        self._wait_or_observe(readings)  # each house takes what is its own, at the latest before it is judged
         self._obey(messages)
         if self.bus.acknowledge(messages):  # only now may the broker forget them
             self.store.acknowledged()
@@ -260,10 +262,10 @@ class Agent:
         return stored
 
     def _wait_or_observe(self, readings: Readings) -> None:
-        """Let the houses observe what was stored: at once where an instant is due, else that of some turns together.
+        """Let the houses observe what was stored, that of some turns together.
 
-        What a turn costs each house is more than what its few readings cost. Nobody looks at the windows in between,
-        and what a crash takes from here is read from the store again.
+        What a turn costs each house is more than what its few readings cost. Whoever looks at the windows, an
+        instant that is due or a command, lets them observe first; what a crash takes from here is read from the store.
         """
         monotonic = self.clock.monotonic()
         if self._unobserved and readings.keys is not self._unobserved[0].keys:
@@ -273,8 +275,7 @@ class Agent:
         if len(readings):
             self._unobserved.append(readings)
         is_many = sum(map(len, self._unobserved)) >= OBSERVE_AT_ONCE
-        is_due = self.grid.last + GRID <= self.clock.now()
-        if is_due or is_many or self._found or monotonic >= self._observe_by:
+        if is_many or self._found or monotonic >= self._observe_by:
             self._observe_all()
 
     def _observe_all(self) -> None:
@@ -307,8 +308,10 @@ class Agent:
             self._restart_grid(now, "was ahead of the clock, which has been set back")
         elif now - self.grid.last > LONGEST_BACKLOG:
             self._restart_grid(now - LONGEST_BACKLOG, "was further behind than the windows reach")
+        if self.grid.last + GRID <= now:
+            self._observe_all()
         monotonic = self.clock.monotonic()
-        for at in self.grid.due(self.clock.now(), self.watches, monotonic):
+        for at in self.grid.due(now, self.watches, monotonic):
             self._compare(at)
             outcomes = judge_instant(self.watches, self.predictor, at, monotonic)
             self.health.instants_judged += 1
@@ -318,6 +321,9 @@ class Agent:
                 self.board.note(outcome)
                 _log(outcome)
             self._see_models()
+            if self.clock.monotonic() - monotonic >= JUDGE_WITHIN_S:
+                self.grid.pause(now)
+                break
 
     def _compare(self, at: datetime) -> None:
         """Hold sensors against their peers; the houses' models do without those that are not believed."""
@@ -445,6 +451,7 @@ class Agent:
             StoreError: it is not done yet.
         """
         if self._is_told:
+            self._observe_all()  # by the numbers of the old one
             self.store.begin_anew(why, self.clock.now())
             self._is_told = False
             self.time.use(self.store)
@@ -572,6 +579,7 @@ class Agent:
             if message.retain:  # an old command that somebody left at the broker
                 self.health.retained_ignored += 1
                 continue
+            self._observe_all()  # what was measured before somebody came to a sensor
             if not self.store.is_lasting:
                 answer = self.orders.put_off(message, self.health.degraded.get("store", ""))
             else:
@@ -649,8 +657,8 @@ class Agent:
         for what, found in troubles.items():
             more = f"; and {len(found) - SHOWN_TROUBLES} more" if len(found) > SHOWN_TROUBLES else ""
             self.degrade(what, "; ".join(found[:SHOWN_TROUBLES]) + more if found else None)
-        for bundle, why in self.shadows.dropped.items():
-            self.degrade(f"shadow {bundle}", why)
+        for model, why in self.shadow.troubles():
+            self.degrade(f"shadow {model}", self.shadows.dropped.get(model, why))
 
     def degrade(self, what: str, why: str | None) -> None:
         """Set or lift a degraded state, and say so once."""
@@ -775,9 +783,9 @@ def run(config: Config, clock: Clock) -> int:
         stack.callback(store.close)
         clock = steady(clock, store)
         days = config.site.days
-        bundles, missing = _bundles(config, config.models.use)
+        bundles, missing = _bundles(config, config.models.use, notifier)
         predictor = Predictor.load(bundles, days, config.models.threads)
-        shadow, missing_shadow = shadow_of(config, bundles)
+        shadow, missing_shadow = shadow_of(config, bundles, notifier)
         decoder = Decoder(config)
         topics = Topics(config.mqtt.topic_prefix, config.site.id)
         subscriptions = [*decoder.subscriptions, *((topic, 1) for topic in topics.commands)]
@@ -811,13 +819,17 @@ def run(config: Config, clock: Clock) -> int:
     return 0
 
 
-def shadow_of(config: Config, used: Sequence[Bundle]) -> tuple[Predictor, dict[str, str]]:
-    """Return the bundles on trial, and why others are not: one of each task, and none that is in use."""
-    bundles, missing = _bundles(config, config.models.shadow)
+def shadow_of(
+    config: Config, used: Sequence[Bundle], notifier: Notifier | None = None
+) -> tuple[Predictor, dict[str, str]]:
+    """Return the bundles on trial, and why others are not: one of each task, none that is in use or scores readings."""
+    bundles, missing = _bundles(config, config.models.shadow, notifier)
     chosen: dict[str, Bundle] = {}
     for bundle in bundles:
         if str(bundle) in {str(one) for one in used}:
             missing[str(bundle)] = 'it is in use: pin what is, such as use = ["weight/1.0.0"]'
+        elif bundle.manifest.scored_signals:
+            missing[str(bundle)] = "it scores single readings, of which nothing is kept: try it by flockwatch replay"
         elif bundle.manifest.task in chosen:
             missing[str(bundle)] = f"{chosen[bundle.manifest.task]} is on trial for the same task; one at a time"
         else:
@@ -825,7 +837,7 @@ def shadow_of(config: Config, used: Sequence[Bundle]) -> tuple[Predictor, dict[s
     return Predictor.load(list(chosen.values()), config.site.days, config.models.threads), missing
 
 
-def _bundles(config: Config, names: Sequence[str]) -> tuple[list[Bundle], dict[str, str]]:
+def _bundles(config: Config, names: Sequence[str], notifier: Notifier | None) -> tuple[list[Bundle], dict[str, str]]:
     """Return the bundles that are complete, and why the others are not: a bad model stops nothing else."""
     bundles, missing = [], {}
     for wanted in names:
@@ -833,6 +845,8 @@ def _bundles(config: Config, names: Sequence[str]) -> tuple[list[Bundle], dict[s
             root = config.models.directory or shipped_directory()
             directory = find_bundle(root, wanted)
             if config.models.directory is not None:
+                if notifier is not None:  # a few that hang would use up the time that a start may take
+                    notifier.starting(START_LONGER_S)
                 rehearse(directory, len(config.house))
             bundles.append(load_bundle(directory))
         except BundleError as e:

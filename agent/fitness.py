@@ -5,8 +5,9 @@ Counted on what runs anyway, by farm day, in event time: the same in replay. Of 
 - **drift**: once an hour the newest row of its inputs is counted into the bins of its reference. When a farm day is
   over, the last seven are held against what training was fed at these ages (``agent.reference``).
 - **coverage**: whether what was measured lay within p10 to p90, once in each horizon, so that no stretch of time is
-  counted twice. Over the flock so far; the hours of a day are no independent witnesses, so a day counts as
-  ``DAY_COUNTS`` at most. What is told is far off, and chance alone would bring it less than once in a thousand.
+  counted twice; of a horizon of days once a day. Over the flock so far; the hours of a day are no independent
+  witnesses, so a day counts as ``DAY_COUNTS`` at most. What is told is far off, and chance alone would bring it less
+  than once in a thousand.
 - **error**: when a flock has left and its slaughter weight was told, what was predicted for that day before.
 
 Each kind is told once for each flock; a state that has begun ends only well inside its limit.
@@ -181,7 +182,7 @@ class Fitness:
             today.counts[spec.name][which, found[which]] += 1
 
     def hold(self, rule: str, evidence: Evidence, horizon: timedelta, at: datetime) -> None:
-        """Count whether what was measured lay in its band, once in each ``horizon``."""
+        """Count whether what was measured lay in its band, once in each ``horizon``, of more than a day once a day."""
         low, high, actual = evidence.low, evidence.high, evidence.actual
         if actual is None or low is None or high is None or self._since(at) % horizon.total_seconds() >= BUCKET_S:
             return
@@ -208,8 +209,9 @@ class Fitness:
             off = {name: share for name, share in (life.flock.off if life.flock else {}).items() if name == TARGET}
             life.flock, life.today = FitFlock(self._house, model, flock, to_ms(at), off=off), None
             life.days.clear()
-        if life.today is not None and life.today.day < day:
-            self._close(model, life, life.today, at)
+        if life.today is not None and life.today.day != day:
+            if life.today.day < day:  # else the clock was ahead, and there was no such day yet
+                self._close(model, life, life.today, at)
             life.today = None
         if life.today is None:
             life.today = _Today(day, flock, 0)

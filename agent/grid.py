@@ -39,6 +39,10 @@ class Grid:
             yield at
         self.is_behind = self.last + GRID <= now
 
+    def pause(self, now: datetime) -> None:
+        """Leave the rest of what is due at ``now`` for the next turn."""
+        self.is_behind = self.last + GRID <= now
+
     def _is_time(self, at: datetime, watches: Sequence[HouseWatch], monotonic: float) -> bool:
         """Tell whether all houses are ready for ``at``; one whose clock is wrong holds up the others only once."""
         waiting = {watch.house for watch in watches if not watch.is_ready(at, monotonic)}

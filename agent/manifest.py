@@ -25,6 +25,9 @@ DEFAULT_MIN_COVERAGE = 0.5
 """The share of a step that must be measured for it to count, where nobody says."""
 KEPT_DAYS = 80
 """How many farm days a window keeps: the longest flock is out before."""
+LONGEST_RUN_MS = 10_000.0
+"""No model may hold up the agent for longer: its watchdog waits for a minute."""
+
 KEPT_READINGS = 8_192
 """The longest window of single readings that a model may ask for: 28 days at one every five minutes."""
 
@@ -342,7 +345,7 @@ class Manifest(Part):
     model: ModelFile
     cadence_s: Positive
     min_coverage: Share = DEFAULT_MIN_COVERAGE
-    max_runtime_ms: Annotated[float, Field(gt=0)] = 200.0
+    max_runtime_ms: Annotated[float, Field(gt=0, le=LONGEST_RUN_MS)] = 200.0
     input: tuple[InputSpec, ...]
     output: tuple[Output, ...]
     reference: Reference | None = None

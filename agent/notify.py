@@ -24,6 +24,10 @@ class Notifier:
         self._address = "\0" + path[1:] if path.startswith("@") else path
         self.watchdog_interval_s = _watchdog_interval_s(environment)
 
+    def starting(self, within_s: float) -> None:
+        """Tell that the start goes on, and may take so much longer than now."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(within_s * 1e6)}")
+
     def ready(self) -> None:
         """Tell that the start is complete."""
         self._send("READY=1")

@@ -10,6 +10,7 @@ from agent.commands import Confirm, Reject, parse_flock_command, parse_warning_c
 from agent.domain import Event, from_ms
 from agent.errors import InputError, StoreError
 from agent.flock import day_number
+from agent.signals import is_of
 from agent.strains import is_known, strain_of
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ class Orders:
             raise InputError(message)
         if place[1:] == ["flock"]:
             change = watch.apply(parse_flock_command(payload), now)
-            return _Done({"done": change.action, **_life(change, self._config)}, changes=(change,))
+            answer = {"done": change.action, **_life(change, self._config), **_unheard(change, watch)}
+            return _Done(answer, changes=(change,))
         command = parse_warning_command(payload)
         if isinstance(command, Confirm | Reject):
             return self._label(place[0], place[2], command, now)
@@ -153,6 +155,15 @@ def _life(change: FlockChange, config: Config) -> dict[str, object]:
         "birds_placed": flock.birds_placed,
         **({} if is_known(flock.strain) else {"note": f"no curve of {flock.strain!r} is known: {curve}'s is used"}),
     }
+
+
+def _unheard(change: FlockChange, watch: HouseWatch) -> dict[str, str]:
+    """Return a note where a service is of a sensor that nobody heard of: a name may be mistyped."""
+    signal = str(change.detail.get("signal"))
+    if change.action != "service" or any(is_of(name, signal) for name in watch.heard_of()):
+        return {}
+    names = ", ".join(watch.heard_of()) or "none"
+    return {"note": f"no sensor {signal!r} was heard of in {watch.house}, only {names}"}
 
 
 def _id_in(payload: bytes) -> str | None:

@@ -393,7 +393,7 @@ class Predictor:
 
     @property
     def scorers(self) -> list[Model]:
-        """The models that score single readings: at every instant those that came since the last."""
+        """The models that score single readings, of those that came since the last instant."""
         return [model for model in self.models if model.manifest.scored_signals]
 
     def troubles(self) -> Iterable[tuple[str, str | None]]:
@@ -492,7 +492,7 @@ class _Brake:
                 if left_s <= 0:
                     run.options.terminate = True
                     break
-                self._ended.wait(left_s)
+                self._ended.wait(max(left_s, 0.001))  # a run that waits for its helpers uses up nothing
 
 
 @dataclass(slots=True)

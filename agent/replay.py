@@ -272,6 +272,7 @@ class Replay:
                 references=predictor.references(),
                 also=shadow.signals if shadow else (),
                 calibration=self._calibration,
+                scores_each=True,
             )
             for house in houses
         }
@@ -315,7 +316,7 @@ class Replay:
             at_ms += _GRID_MS
             at = from_ms(at_ms)
             while waiting and waiting[-1][0] <= at:
-                self._command(*waiting.pop())
+                results.add_quality(self._command(*waiting.pop()))
             if self._weighed:
                 self._learn(at)
             while True:
@@ -369,22 +370,26 @@ class Replay:
         for watch in self.watches.values():
             watch.doubt(doubts)
 
-    def _command(self, at: datetime, house: str, command: FlockCommand) -> None:
+    def _command(self, at: datetime, house: str, command: FlockCommand) -> list[QualityInterval]:
+        """Do what was told; return the intervals of bad quality that end by it."""
         watch = self.watches.get(house)
         if watch is None:
             message = f"events.csv: {house!r} is in neither readings.csv nor flocks.csv"
             raise ReplayFileError(message)
         try:
             change = watch.apply(command, at)
-            if isinstance(command, Service) and command.replaced:
-                self.quality.begin_anew(house, command.signal, at)
-                self.peers.begin_anew(house, command.signal, at)
         except InputError as e:
             self._cannot(f"{iso(at)}: {house}: {command.action}: {e}", e)
-            return
+            return []
         if change.action == "end" and change.flock is not None and change.flock.ended_at is not None:
             last_day = max(last_day_of(change.flock.ended_at, self._days), change.flock.planned_end_on or date.min)
             self._weighed.append((self._days.start_of(last_day + timedelta(days=1)), change))
+        if not isinstance(command, Service) or not command.replaced:
+            return []
+        parts = (self.quality, self.peers)
+        ended = [interval for part in parts for interval in part.begin_anew(house, command.signal, at)]
+        watch.note(ended)
+        return ended
 
     def _cannot(self, what: str, error: InputError) -> None:
         message = f"{what}; correct events.csv or flocks.csv"

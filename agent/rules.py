@@ -1,7 +1,8 @@
 """The warning rules: what each kind is about, when it applies, and its delays. To add a kind, add a row here.
 
 A rule is called ``<kind>`` or ``<kind>-<signal>``; ``[warnings.rules.<name>]`` of the configuration overrides single
-fields. What a kind looks at is in ``agent/watch.py``, its words are in ``agent/explain.py``.
+fields. What a kind looks at is in ``agent/watch.py``, ``agent/sensors.py`` and ``agent/mortality.py``, its words are in
+``agent/explain.py``.
 
 The S and F numbers are those of docs/sources.md; "our judgement" marks what has no source.
 """
@@ -23,6 +24,9 @@ _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _WITH_BIRDS = frozenset({HouseState.ACTIVE})
 _OCCUPIED = frozenset({HouseState.PREHEAT, HouseState.ACTIVE, HouseState.CATCHING, HouseState.THINNED})
 _BIRD_SIGNALS = frozenset({"water", "feed", "weight", "dead", "culled"})
+
+SEVERITY_STEPS = ((3.0, 2), (2.0, 1))
+"""A score of 2 thresholds is one step worse than the rule's own severity, 3 two steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,3 +187,9 @@ def rule_of(name: str, overrides: Mapping[str, RuleOverride]) -> WarningRule | N
             told["states"] = frozenset(told["states"])
         rule = replace(rule, **told)
     return rule
+
+
+def severity_of(score: float, rule: WarningRule) -> Severity:
+    """Return how severe it is to be so many thresholds out of course; never above MAJOR by itself."""
+    worse = next((steps for limit, steps in SEVERITY_STEPS if score >= limit), 0)
+    return max(rule.severity, Severity(min(rule.severity + worse, Severity.MAJOR)))

@@ -36,6 +36,8 @@ class ShadowWatch(HouseWatch):
             calibration=beside.calibration,
         )
         self._beside = beside
+        foresees = any(model.manifest.foresight for model in predictor.models)
+        self._own_rules = {*self._spans, *(["mortality"] if foresees else [])}
         self._models = {(model.manifest.name, model.manifest.version) for model in predictor.models}
         self.look_with(beside)
 
@@ -64,7 +66,7 @@ class ShadowWatch(HouseWatch):
     def _is_own(self, standing: Standing) -> bool:
         evidence = standing.evidence
         by_model = evidence is not None and (evidence.model, evidence.model_version) in self._models
-        return by_model or standing.rule in self._spans
+        return by_model or standing.rule in self._own_rules
 
 
 class Shadows:

@@ -218,16 +218,16 @@ def model_values(config: Config) -> list[dict[str, Any]]:
         health, fits = {}, []
     shadow = [(wanted, True) for wanted in config.models.shadow]
     return [
-        _model_value(config, wanted, health, fits) | {"shadow": is_shadow}
+        _model_value(config, wanted, health, fits, is_shadow=is_shadow)
         for wanted, is_shadow in [*((wanted, False) for wanted in config.models.use), *shadow]
     ]
 
 
 def _model_value(
-    config: Config, wanted: str, health: Mapping[str, Any], fits: Sequence[Mapping[str, Any]]
+    config: Config, wanted: str, health: Mapping[str, Any], fits: Sequence[Mapping[str, Any]], *, is_shadow: bool
 ) -> dict[str, Any]:
     value: dict[str, Any] = dict.fromkeys(("bundle", "task", "licence", "directory", "state", "why", "runs"))
-    value |= {"bundle": wanted, "state": "not_run", "fitness": []}
+    value |= {"bundle": wanted, "state": "not_run", "fitness": [], "shadow": is_shadow}
     try:
         bundle = load_bundle(find_bundle(config.models.directory or shipped_directory(), wanted))
     except BundleError as e:
@@ -235,8 +235,9 @@ def _model_value(
     manifest = bundle.manifest
     value |= {"bundle": str(bundle), "task": manifest.task, "licence": manifest.licence}
     value |= {"directory": str(bundle.directory), "fitness": [fit for fit in fits if fit["model"] == str(bundle)]}
-    counters, degraded = health.get("models", {}).get(str(bundle)), health.get("degraded", {})
-    why = degraded.get(f"model {bundle}") or degraded.get(f"model {wanted}")
+    counters = health.get("shadow" if is_shadow else "models", {}).get(str(bundle))
+    degraded, called = health.get("degraded", {}), "shadow" if is_shadow else "model"
+    why = degraded.get(f"{called} {bundle}") or degraded.get(f"{called} {wanted}")
     if counters is not None:
         value |= {"state": "ok" if why is None else "set_aside", "why": why, "runs": counters}
     elif why is not None:  # its files are in order, and still the agent did not take it

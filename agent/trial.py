@@ -193,6 +193,10 @@ def trial(
         UsageError: a house is not in the configuration.
     """
     candidate, incumbent = load_bundle(directory), None
+    if candidate.manifest.scored_signals:
+        message = f"{directory}: {candidate} scores single readings and warns of nothing; see what it says by "
+        message += "flockwatch replay --bundles"
+        raise BundleError(message)
     for name in config.models.use:
         used = load_bundle(find_bundle(config.models.directory or shipped_directory(), name))
         if used.manifest.name == candidate.manifest.name:

@@ -14,6 +14,7 @@ import numpy as np
 
 from agent import flock as flock_life
 from agent import judge as judging
+from agent import mortality
 from agent.alerts import deviation_pct
 from agent.calibration import COURSE_SIGNALS, MEASURED, Calibration, measured_at_end
 from agent.commands import Acknowledge, Shelve
@@ -39,7 +40,8 @@ from agent.explain import direction_of, explain
 from agent.fitness import Fitness
 from agent.flock import HouseLife, day_number
 from agent.manifest import NO_FAULT, Judge, horizon_s
-from agent.rules import KINDS, kind_of, rule_by_default, rule_of
+from agent.mortality import Foreseen
+from agent.rules import KINDS, kind_of, rule_by_default, rule_of, severity_of
 from agent.sensors import TOLD_BY_PEOPLE, Sensors
 from agent.signals import base_of, is_of
 from agent.strains import strain_of
@@ -82,18 +84,6 @@ OLDEST_DAY = 56
 """The breed curves end at this age, and no model is asked beyond it: a flock that nobody ended does not grow on."""
 
 EPOCH = from_ms(0)
-
-MORTALITY_FACTOR = 3.0
-"""An outbreak is at least so many times the median of the seven days before it (docs/sources.md, outbreaks)."""
-
-FORESEEN_FOR = timedelta(days=6)
-"""An outbreak that was seen coming and is not there after this is not waited for: what goes on is told anew."""
-
-CHANCE_SDS = 2.0
-"""A day with so many standard deviations of a count above the usual loss is chance (Poisson: the root of the count)."""
-
-SEVERITY_STEPS = ((3.0, 2), (2.0, 1))
-"""A score of 2 thresholds is one step worse than the rule's own severity, 3 two steps; never above MAJOR by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +132,13 @@ class HouseWatch:
         references: Mapping[str, Reference] | None = None,
         also: Collection[str] = (),
         calibration: Calibration | None = None,
+        scores_each: bool = False,
     ) -> None:
-        """Watch a house with models of these manifests; ``also`` are base signals that others want of its window."""
+        """Watch a house with models of these manifests.
+
+        ``also`` are base signals that others want of its window; ``scores_each``: each reading is to be scored, where
+        a model does that, and not only the newest of each sensor.
+        """
         self.house = house
         self.days = days
         self.fitness = Fitness(house, days, references or {})
@@ -163,7 +158,8 @@ class HouseWatch:
         self.window = Window(house, {name: signal(SeriesKey(house, name)) for name in needed}, days)
         scorers = [(i.series.length, i.series.signals) for m in manifests for i in m.input if i.series is not None]
         scored = {name for _, signals in scorers for name in signals}
-        self.series = SeriesWindows(max((length for length, _ in scorers), default=0), scored)
+        length = max((length for length, _ in scorers), default=0)
+        self.series = SeriesWindows(length, scored, scores_each=scores_each)
         self._rules: dict[str, WarningRule | None] = {}
         self._judged: dict[tuple[str, str, str], _Judged] = {}
         self._losses: list[tuple[date, float]] = []  # dead and culled by farm date, as far as known
@@ -206,11 +202,14 @@ class HouseWatch:
 
     def look_with(self, other: HouseWatch) -> None:
         """See through the windows of another watch of this house, and know of the flock what it knows."""
-        self.window, self._sensors = other.window, other._sensors
-        self.life, self._removed, self._losses = other.life, other._removed, other._losses
+        self.window, self._sensors, self._serviced = other.window, other._sensors, other._serviced
+        self.life, self._removed = other.life, other._removed
+        self._losses, self._lost_shares = other._losses, other._lost_shares
 
     def observe(self, readings: Readings, monotonic: float) -> None:
         """Take readings, all of this house; ``monotonic`` is the real time of their arrival."""
+        if self._serviced:
+            self._doubt_serviced({key.signal for key in readings.keys} - set(self._sensors.names()))
         self.window.add(readings)
         self.series.add(readings)
         heard = self._sensors.hear(readings, monotonic)
@@ -286,12 +285,19 @@ class HouseWatch:
         """Believe a sensor no more while somebody is at it; told again after a restart, if it is not over ``at``."""
         signal = str(change.detail["signal"])
         until = change.at + timedelta(seconds=int(str(change.detail["for_s"])))
-        if until <= at:
+        if until <= at and signal not in self._serviced:
             return
-        self._serviced[signal] = change.at, until
-        for name in self._sensors.names():
-            if is_of(name, signal):
-                self.window.doubt(name, to_ms(change.at) + 1)  # what it said up to now stays
+        self._serviced[signal] = change.at, until  # one that is over by now ends what went on, with the next instant
+        self._doubt_serviced(self._sensors.names())
+
+    def _doubt_serviced(self, names: Iterable[str]) -> None:
+        for name in names:
+            if (span := self._service_of(name)) is not None:
+                self.window.doubt(name, to_ms(span[0]) + 1)  # what it said up to then stays
+
+    def heard_of(self) -> list[str]:
+        """Return the sensors of this house that were heard of lately."""
+        return sorted(self._sensors.names())
 
     def _service_of(self, name: str) -> tuple[datetime, datetime] | None:
         """Return from when to when a sensor is being serviced; None where it is not."""
@@ -699,7 +705,9 @@ class HouseWatch:
         half = max((middle - low) if off < 0 else (high - middle), limits.floor, _SMALLEST_HALF_BAND)
         limit = (limits.low if off < 0 else limits.high) * (rule.threshold if rule else 1.0)
         score = abs(off) / half / limit
-        return replace(common, score=score, actual=actual.value * scale, severity=_severity_of(score, rule))
+        return replace(
+            common, score=score, actual=actual.value * scale, severity=severity_of(score, rule) if rule else None
+        )
 
     def _why_unknown(self, signal: str, at: datetime) -> str | None:
         """Return why a signal cannot be judged, where a sensor's fault is why."""
@@ -715,73 +723,20 @@ class HouseWatch:
         return f"{local:%H:%M}" if at - since < timedelta(hours=20) else f"{local:%H:%M on %-d %B}"
 
     def _mortality(self, results: Sequence[HouseResult], at: datetime) -> dict[str, Evidence]:
-        """Return the day's losses against the threshold and the days before, and what a model sees coming.
-
-        The threshold and the median are the floor: a model can only be earlier.
-        """
+        """Return the day's losses against the threshold and the days before, and what a model sees coming."""
         flock = self.life.flock
-        rule = self._rule("mortality")
+        rule = self._rule(mortality.RULE)
         if flock is None or rule is None or flock.birds_placed is None:
             return {}
-        context = self._context(flock)
-        today = self.days.date_of(at)
-        known = [(day, birds) for day, birds in self._losses if day <= today]
-        if not known or known[-1][0] < today - timedelta(days=1):
-            return {"mortality": Evidence(None, why="nobody told of dead birds")} if known else {}
-        live = float(context.live_at(np.array([to_ms(at)], np.int64))[0])
-        before = [birds for day, birds in known[:-1] if day >= known[-1][0] - timedelta(days=7)]
-        if len(before) < _DAYS_FOR_A_MEDIAN or not np.isfinite(live):
-            return {"mortality": Evidence(None, why="too few days to compare with")}
-        usual = max(float(np.median(before)), _SMALLEST_USUAL_LOSS * live)
-        birds = known[-1][1]
-        score = min(birds / (rule.threshold * live), birds / (MORTALITY_FACTOR * usual))
-        found = Evidence(
-            score,
-            actual=birds,
-            expected=usual,
-            high=max(rule.threshold * live, MORTALITY_FACTOR * usual),
-            low=0.0,
-            unit="birds",
-            severity=_severity_of(score, rule),
-            course=tuple(birds for _, birds in known[-_DAYS_TOLD:]),
-        )
-        return {"mortality": found if score >= 1 else self._foreseen(rule, found, results, at)}
-
-    def _foreseen(self, rule: WarningRule, found: Evidence, results: Sequence[HouseResult], at: datetime) -> Evidence:
-        """Return the evidence with what a model says of an outbreak to come, where that weighs more.
-
-        A day no worse than chance makes a usual one is no sign, whatever a model says. Beside the model's own limit
-        stands the rule's threshold: at twice the default it takes twice the odds.
-        """
-        usual = found.expected or 0.0
-        if (found.actual or 0.0) <= usual + CHANCE_SDS * usual**0.5:
-            return found
-        stands = self.standings.get(rule.name)
-        shown = stands.evidence if stands is not None and stands.state in _OUT_OF_COURSE else None
-        was_early = shown is not None and shown.is_early
-        for result in results:
-            foresight = result.manifest.foresight
-            if foresight is None:
-                continue
-            probability = float(result.outputs[foresight.output][foresight.column])
-            stricter = rule.threshold / KINDS[rule.name].threshold
-            score = _odds(probability) / _odds(foresight.limit) / stricter
-            if score <= (found.score or 0.0):
-                return found
-            if was_early and stands is not None and at - (stands.raised_at or at) >= FORESEEN_FOR:
-                return replace(found, why="has not become the outbreak that seemed near")
-            if shown is not None and not was_early:  # an outbreak that is there is none to come
-                return replace(found, score=score)
-            return replace(
-                found,
-                score=score,
-                is_early=True,
-                severity=None,
-                confidence=probability,
-                model=result.manifest.name,
-                model_version=result.manifest.version,
-            )
-        return replace(found, score=None, why="the model that saw it coming says nothing") if was_early else found
+        live = float(self._context(flock).live_at(np.array([to_ms(at)], np.int64))[0])
+        found = mortality.counted(rule, self._losses, live, self.days.date_of(at))
+        if found is None:
+            return {}
+        if found.score is not None and found.score < 1:
+            stands = self.standings.get(rule.name)
+            is_out = stands is not None and stands.state in _OUT_OF_COURSE
+            found = mortality.foreseen(rule, found, _foreseen_by(results), stands if is_out else None, at)
+        return {rule.name: found}
 
     def _sensors_evidence(self, at: datetime, monotonic: float) -> dict[str, Evidence]:
         """Return what the sensors show, of rules that stand or should."""
@@ -966,9 +921,6 @@ _OUT_OF_COURSE = frozenset({WarningState.PENDING, *PUBLISHED_STATES})
 _UNSHELVED = frozenset({WarningState.ACTIVE, WarningState.ACKNOWLEDGED})
 _DEFAULT_JUDGE = Judge(low=3.0, high=3.0)  # half bands; a manifest that was calibrated says its own
 _SMALLEST_HALF_BAND = 1e-9
-_DAYS_FOR_A_MEDIAN = 3
-_DAYS_TOLD = 7  # of the course, in the words of a warning
-_SMALLEST_USUAL_LOSS = 0.0002  # of the living birds a day: below that a single bird would be a multiple
 
 
 _MOST_CAUSES, _SMALLEST_PROBABILITY = 5, 0.02  # what is told of a cause model's answer
@@ -1059,19 +1011,17 @@ def modelled_rules(outputs: Iterable[Output]) -> Iterator[tuple[str, timedelta]]
                 yield f"{_kind_of_horizon(length_s)}-{output.of.signal}", timedelta(seconds=length_s)
 
 
-def _odds(probability: float) -> float:
-    return probability / max(1 - probability, 1e-6)
+def _foreseen_by(results: Sequence[HouseResult]) -> Foreseen | None:
+    """Return what the first model that looks for outbreaks to come says; None where none does."""
+    for result in results:
+        sees = result.manifest.foresight
+        if sees is not None:
+            return Foreseen(result.manifest, float(result.outputs[sees.output][sees.column]), sees.limit)
+    return None
 
 
 def _signal_of(rule: str) -> str:
     return base_of(rule.partition("-")[2])
-
-
-def _severity_of(score: float, rule: WarningRule | None) -> Severity | None:
-    if rule is None:
-        return None
-    worse = next((steps for limit, steps in SEVERITY_STEPS if score >= limit), 0)
-    return max(rule.severity, Severity(min(rule.severity + worse, Severity.MAJOR)))
 
 
 def judge_instant(watches: Sequence[HouseWatch], predictor: Predictor, at: datetime, monotonic: float) -> list[Outcome]:
@@ -1113,7 +1063,7 @@ def _run(due: Due, watches: Sequence[HouseWatch], at: datetime) -> list[tuple[st
 
 
 def _scores(watch: HouseWatch, predictor: Predictor, at: datetime) -> Iterator[Score]:
-    """Yield how unusual each reading is that came since the last instant, to each model that scores readings."""
+    """Yield how unusual the readings are that came since the last instant, to each model that scores readings."""
     for model in predictor.scorers:
         manifest, rests = model.manifest, model.rests(at)
         for signal, at_ms, tensors in watch.series.unscored(manifest.input, manifest.scored_signals, watch.days):

@@ -73,9 +73,12 @@ class _Series:
 class SeriesWindows:
     """The last readings of each sensor of a house that a model scores, whatever their quality: that is what it says."""
 
-    def __init__(self, length: int, signals: Collection[str]) -> None:
-        """Keep ``length`` readings of each sensor that ``signals`` name, or whose base signal they do; ``*``: all."""
-        self._length, self._signals = length, frozenset(signals)
+    def __init__(self, length: int, signals: Collection[str], *, scores_each: bool = True) -> None:
+        """Keep ``length`` readings of each sensor that ``signals`` name, or whose base signal they do; ``*``: all.
+
+        Without ``scores_each`` only the newest reading is to be scored: a backlog costs no more than a quiet hour.
+        """
+        self._length, self._signals, self._scores_each = length, frozenset(signals), scores_each
         self._series: dict[str, _Series] = {}
 
     def add(self, readings: Readings) -> None:
@@ -94,6 +97,8 @@ class SeriesWindows:
                 empty = np.empty(0, np.int64), np.empty(0, np.float64), np.empty(0, np.bool_)
                 series = self._series[name] = _Series(*empty)
             series.add(readings.at_ms[mine], readings.value[mine], self._length)
+            if not self._scores_each:
+                series.is_new[series.begin : series.count - 1] = False
 
     def unscored(
         self, specs: Sequence[InputSpec], signals: Collection[str], days: FarmDays

@@ -20,7 +20,7 @@ import numpy as np
 from onnx import TensorProto
 
 from agent.manifest import OUTBREAK, InputSpec, Output
-from agent.watch import CHANCE_SDS, FORESEEN_FOR
+from agent.mortality import CHANCE_SDS, FORESEEN_FOR
 from models_onnx.train import outbreaks
 from models_onnx.train.bags import Bags, Scorer, fit
 from models_onnx.train.bundle import SELFTEST_ROWS, Head, digest_of, manifest_text, write_bundle

@@ -249,6 +249,7 @@ BAD_BUNDLES: list[tuple[str, Callable[[Path], None], str]] = [
         replaced('licence = "', 'min_agent_version = "9.0.0"\nlicence = "'),
         r"needs agent 9\.0\.0, this is",
     ),
+    ("no end", replaced("cadence_s = 600", "cadence_s = 600\nmax_runtime_ms = inf"), r"max_runtime_ms: .* 10000"),
     ("no cadence", replaced("cadence_s = 600", ""), r"manifest\.toml: cadence_s: is missing; add it"),
     ("misspelt key", replaced("licence", "license"), r"license: no such key in a manifest"),
     ("bad version", replaced("1.2.0", "1.2"), r"version: '1\.2' is no version; write it as 1\.2\.3"),

@@ -447,6 +447,63 @@ def test_readings_wait_for_company_but_not_beyond_five_seconds_nor_an_instant(si
     assert watch.last_reading_at() == site.clock.at == site.agent.grid.last
 
 
+def test_what_waits_to_be_observed_does_not_number_a_database_that_was_begun_anew(site: Site) -> None:
+    """The new one counts from 1: what the windows saw of the old one's rows says nothing about its own."""
+    site.minutes(30)
+    site.clock.wait(1)
+    site.turn(site.reading())  # stored, and waits for company
+    site.agent._damage = "house.db is damaged"
+    site.minutes(11)
+    with closing(sqlite3.connect(site.config.data.house_db)) as db:
+        (observed_seq,) = db.execute("SELECT value FROM meta WHERE key = 'observed_seq'").fetchone()
+    assert 0 < int(observed_seq) <= site.store.last_seq
+
+
+def test_an_instant_that_falls_due_within_a_turn_waits_for_what_the_turn_took(site: Site) -> None:
+    """The clock goes on while a turn stores: on an accelerated farm by more than an instant."""
+    seen = []
+    watch = site.agent.watches[0]
+    judge, acknowledge = watch.judge, site.bus.acknowledge
+
+    def judge_seen(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever the real one takes and gives
+        seen.append(watch.last_reading_at())
+        return judge(*args, **kwargs)
+
+    def acknowledge_slowly(messages: Sequence[Message]) -> bool:
+        site.clock.wait(5)
+        return acknowledge(messages)
+
+    watch.judge = judge_seen  # type: ignore[method-assign]
+    site.turn(site.reading(), site.reading("house2"))
+    site.clock.wait((site.agent.grid.last + GRID - site.clock.at).total_seconds() - 1)
+    site.turn(site.reading(), site.reading("house2"))  # what was there before is observed
+    ahead_at = site.agent.grid.last + GRID
+    ahead = [site.reading(house, at=ahead_at) for house in ("house1", "house2")]
+    site.bus.acknowledge = acknowledge_slowly  # type: ignore[method-assign]
+    site.turn(*ahead)
+    assert seen == [ahead_at]
+
+
+def test_a_backlog_with_slow_models_leaves_the_turn_time_for_what_comes_in(site: Site) -> None:
+    """The watchdog would take an agent that judges for minutes for a dead one."""
+    watch, grid = site.agent.watches[0], site.agent.grid
+    judge = watch.judge
+    site.clock.wait(3 * 3600)
+
+    def slow(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # whatever the real one takes and gives
+        site.clock.real_s += 4.0
+        return judge(*args, **kwargs)
+
+    watch.judge = slow  # type: ignore[method-assign]
+    counts = []
+    while grid.last < START + timedelta(hours=1):
+        before = grid.last
+        site.turn()
+        counts.append((grid.last - before) // GRID)
+        assert grid.is_behind
+    assert counts == [3, 3]
+
+
 # --- commands
 
 

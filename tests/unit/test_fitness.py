@@ -103,6 +103,14 @@ def test_a_flock_as_training_had_them_does_not_drift(reference: Reference) -> No
     assert fitness.troubles() == {}
 
 
+def test_a_clock_that_was_ahead_does_not_end_the_counting(reference: Reference) -> None:
+    fitness = Fitness("house1", DAYS, {MODEL: reference})
+    live(fitness, 1, first_day=300)
+    _, stored = live(fitness, 3)
+    days = [row for row in stored if isinstance(row, FitDay)]
+    assert {row.start_ms for row in days} >= {round((START + n * DAY).timestamp() * 1000) for n in range(3)}
+
+
 def test_what_training_never_saw_is_drift_told_once_and_it_ends_when_it_is_back(reference: Reference) -> None:
     fitness = Fitness("house1", DAYS, {MODEL: reference})
     events, _ = live(fitness, 20, shift=lambda day: 6.0 if day >= 8 else 0.0)

@@ -23,12 +23,14 @@ def test_systemd_hears_ready_watchdog_status_and_stopping(tmp_path: Path) -> Non
     path = str(tmp_path / "notify")
     with listen(path) as manager:
         notifier = Notifier({"NOTIFY_SOCKET": path})
+        notifier.starting(1.5)
         notifier.ready()
         notifier.watchdog()
         notifier.status("3 houses, 2 warnings\nand more")
         notifier.stopping()
-        said = [manager.recv(4096) for _ in range(4)]
-    assert said == [b"READY=1", b"WATCHDOG=1", b"STATUS=3 houses, 2 warnings and more", b"STOPPING=1"]
+        said = [manager.recv(4096) for _ in range(5)]
+    assert said[0] == b"EXTEND_TIMEOUT_USEC=1500000"
+    assert said[1:] == [b"READY=1", b"WATCHDOG=1", b"STATUS=3 houses, 2 warnings and more", b"STOPPING=1"]
 
 
 def test_an_abstract_socket_is_reached() -> None:

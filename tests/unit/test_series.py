@@ -98,6 +98,16 @@ def test_only_the_wanted_sensors_are_kept_and_a_base_signal_means_all_of_its_sen
     assert sorted(unscored(windows)) == ["co2-2", "temperature", "temperature-1"]
 
 
+def test_of_a_backlog_only_the_newest_reading_is_scored_where_no_others_are_shown() -> None:
+    windows = SeriesWindows(4, ["*"], scores_each=False)
+    for first in range(0, 3_000, 50):
+        windows.add(readings("value", [(5.0 * n, float(n)) for n in range(first, first + 50)]))
+    assert unscored(windows)["value"]["x"][:, :, 0].tolist() == [[2996, 2997, 2998, 2999]]
+    assert len(windows._series["value"].at_ms) < 400  # and what waits for a time to be judged by takes no more room
+    windows.add(readings("value", [(7.5, -1.0)]))
+    assert unscored(windows) == {}  # it came late
+
+
 def test_a_value_that_is_no_number_is_no_reading() -> None:
     windows = SeriesWindows(4, ["*"])
     windows.add(readings("value", [(0, 1), (5, float("nan")), (10, 3)]))

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from agent.config import Config
 from agent.manifest import Feature
-from tests.unit.test_daemon import START, Site
+from agent.predict import Predictor
+from agent.replay import replay
+from tests.unit.test_daemon import FLOCK, START, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,6 +54,21 @@ def test_what_a_sensor_says_while_somebody_is_at_it_is_not_believed(site: Site) 
     assert site.rows("flocks")["action"] == ["place", "service"]
 
 
+def test_what_was_measured_a_moment_before_somebody_came_counts(site: Site) -> None:
+    """It may wait to be observed together with what comes after; what is taken back are whole ten minutes."""
+    ten_minutes(site, 1, dead=1.0)
+    for wait_s in (300, 299):
+        site.clock.wait(6)
+        site.turn()  # nothing waits any more
+        site.clock.wait(wait_s - 6)
+        site.turn(site.message("skov/farm1/house1", {"at": site.clock.at.isoformat(), "dead": 5.0}))
+    site.clock.wait(2)
+    command = site.message(FLOCK, {"id": "1", "action": "service", "signal": "dead", "for_s": 3600})
+    site.turn(site.reading(), command)
+    ten_minutes(site, 1, dead=50.0)
+    assert dead(site) == 12.0
+
+
 def test_a_service_goes_on_after_a_restart_and_one_that_is_over_does_not(site: Site) -> None:
     ten_minutes(site, 1, dead=1.0)
     site.ask({"id": "1", "action": "service", "signal": "dead", "for_s": 7200})
@@ -64,6 +82,33 @@ def test_a_service_goes_on_after_a_restart_and_one_that_is_over_does_not(site: S
     assert dead(site) == before
 
 
+def test_a_sensor_that_first_speaks_while_its_kind_is_serviced_is_not_believed_either(site: Site) -> None:
+    ten_minutes(site, 1, dead=1.0)
+    site.ask({"id": "1", "action": "service", "signal": "dead", "for_s": 3600})
+    ten_minutes(site, 4, **{"dead-2": 50.0})
+    assert dead(site) == 2.0
+    ten_minutes(site, 4, **{"dead-2": 1.0})
+    assert 2.0 < dead(site) <= 6.0
+
+
+def test_a_service_of_no_seconds_ends_the_one_that_goes_on(site: Site) -> None:
+    ten_minutes(site, 1, dead=1.0)
+    site.ask({"id": "1", "action": "service", "signal": "dead", "for_s": 6 * 3600})
+    ten_minutes(site, 2, dead=50.0)
+    site.ask({"id": "2", "action": "service", "signal": "dead", "for_s": 0})
+    site.restart()
+    ten_minutes(site, 3, dead=1.0)
+    assert 2.0 < dead(site) <= 8.0
+
+
+def test_a_service_of_a_sensor_that_nobody_heard_of_says_so(site: Site) -> None:
+    ten_minutes(site, 1, dead=1.0)
+    answer = site.ask({"id": "1", "action": "service", "signal": "amonia", "for_s": 3600})
+    assert answer["ok"]  # it may come yet
+    assert answer["note"] == "no sensor 'amonia' was heard of in house1, only dead, temperature"
+    assert "note" not in site.ask({"id": "2", "action": "service", "signal": "temperature", "for_s": 60})
+
+
 def test_nobody_misses_a_sensor_that_is_being_serviced(site: Site) -> None:
     ten_minutes(site, 30, ammonia=8.0)
     site.ask({"id": "1", "action": "service", "signal": "ammonia", "for_s": 6 * 3600})
@@ -71,6 +116,24 @@ def test_nobody_misses_a_sensor_that_is_being_serviced(site: Site) -> None:
     assert "missing-ammonia" not in site.rows("warnings")["rule"]
     ten_minutes(site, 18)
     assert "missing-ammonia" in site.rows("warnings")["rule"]  # it did not come back
+
+
+def test_in_a_replay_too_a_stuck_sensor_is_stuck_until_it_is_replaced(tmp_path: Path) -> None:
+    rows = [
+        f"{START + n * HOUR / 6:%Y-%m-%dT%H:%MZ},house1,temperature,{25.0 if n < 120 else 21 + n % 5}"
+        for n in range(160)
+    ]
+    (tmp_path / "r.csv").write_text("\n".join(["at,house,signal,value", *rows]) + "\n", encoding="utf-8")
+    placed = "house,flock,placed_on,birds_placed,strain,sex,parent_age_weeks,ended_on,slaughter_weight_g"
+    (tmp_path / "f.csv").write_text(f"{placed}\nhouse1,A1,2026-03-01,10000,,,,,\n", encoding="utf-8")
+    told = '"{""action"": ""service"", ""signal"": ""temperature"", ""for_s"": 0, ""replaced"": true}"'
+    (tmp_path / "e.csv").write_text(f"at,house,command\n2026-03-11T07:05Z,house1,{told}\n", encoding="utf-8")
+    config = Config()
+    nobody = Predictor((), (), config.site.days)
+    replay(config, nobody, tmp_path / "r.csv", tmp_path / "f.csv", tmp_path / "e.csv", tmp_path / "out")
+    quality = (tmp_path / "out" / "quality.csv").read_text(encoding="utf-8").splitlines()
+    [stuck] = [row.split(",") for row in quality if ",stuck," in row]
+    assert stuck[:4] == ["house1", "temperature", "2026-03-10T12:00:00Z", "2026-03-11T07:05:00Z"]
 
 
 def test_a_sensor_that_was_replaced_forgets_how_the_old_one_was(site: Site) -> None:

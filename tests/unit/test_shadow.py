@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pytest
 
-from agent.bundles import load_bundle
+from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.cli import main
+from agent.commands import parse_flock_command
 from agent.config import Config
 from agent.daemon import Agent, shadow_of
 from agent.dialects import Decoder
 from agent.domain import (
     About,
     Event,
+    Evidence,
     Flock,
     FlockChange,
     HouseState,
@@ -33,9 +35,10 @@ from agent.errors import BundleError, InputError, UsageError
 from agent.predict import Predictor
 from agent.readings import Readings
 from agent.shadow import SLOW_RUNS, Shadows
+from agent.status import model_values
 from agent.store import STREAMS, Store, StoreReader
 from agent.trial import trial
-from agent.watch import HouseWatch
+from agent.watch import HouseWatch, Outcome
 from sync.outbox import Outbox
 from tests.unit.test_daemon import Site
 from tests.unit.test_watch import MANIFEST, write_bundle
@@ -57,6 +60,25 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_bundle(folder / "usual" / "1.0.0", BLIND)
     write_bundle(folder / "usual" / "1.1.0", MANIFEST.replace("1.0.0", "1.1.0"))
     return folder
+
+
+def replaced(config: Config, shadow: str) -> Config:
+    """Return the configuration with a bundle on trial."""
+    return config.model_copy(update={"models": config.models.model_copy(update={"shadow": (shadow,)})})
+
+
+def watch_of(config: Config, shadow: Predictor) -> HouseWatch:
+    """Return what watches house1 without models of its own."""
+    return HouseWatch(
+        "house1",
+        signal=config.signal,
+        days=config.site.days,
+        manifests=[],
+        overrides={},
+        rhythm_s=lambda _: None,
+        started_monotonic=0.0,
+        also=shadow.signals,
+    )
 
 
 class Farm(Site):
@@ -144,6 +166,57 @@ def test_how_models_fit_is_kept_and_shown_of_those_on_trial_too(
     assert [value["shadow"] for value in json.loads(capsys.readouterr().out)] == [False, True]
     assert main(["check", "--json", "--config", str(toml)]) == 1  # no broker
     assert "usual/1.1.0 loads and passes its self-test" in capsys.readouterr().out
+
+
+def test_model_list_says_how_a_shadow_does_and_why_it_runs_no_more(farm: Farm) -> None:
+    farm.hours(2, 50.0)
+    _, on_trial = model_values(farm.config)
+    assert (on_trial["shadow"], on_trial["state"]) == (True, "ok")
+    assert on_trial["runs"]["runs"] >= 12
+    farm.agent.shadow.models[0].note("house2", "output 'water' holds NaN or infinity")
+    farm.hours(1, 50.0)
+    assert model_values(farm.config)[1]["why"] == "house2: output 'water' holds NaN or infinity"
+    farm.agent.shadows.dropped["usual/1.1.0"] = "it was let go: a run took 900 ms, max_runtime_ms is 200, 20 times"
+    farm.hours(1, 50.0)
+    in_use, on_trial = model_values(farm.config)
+    assert (on_trial["state"], on_trial["why"]) == ("set_aside", farm.agent.shadows.dropped["usual/1.1.0"])
+    assert (in_use["state"], in_use["why"]) == ("ok", None)
+
+
+def test_a_shadow_is_told_of_the_dead_as_the_watch_beside_it_is(tmp_path: Path) -> None:
+    config = Config.model_validate({"data": {"directory": tmp_path}, "house": [{"id": "house1"}]})
+    predictor, _ = shadow_of(replaced(config, "mortality/1.0.0"), [])
+    watch = watch_of(config, predictor)
+    shadows = Shadows(config, predictor, [watch])
+    at = datetime(2026, 3, 20, 12, tzinfo=UTC)
+    placed = parse_flock_command('{"action": "place", "flock": "A1", "placed_on": "2026-03-10", "birds_placed": 10000}')
+    watch.apply(placed, at - 10 * DAY)
+    for day in range(1, 10):
+        told = {"action": "record", "date": f"2026-03-{10 + day}", "dead": 10 + day}
+        watch.apply(parse_flock_command(json.dumps(told)), at)
+    watch.judge([], at, 0.0)
+    shadows.judge(at, 0.0)
+    due = predictor.due(at)[0]
+    fed = [dict(one.features(due, at)[0][1].tensors) for one in (watch, shadows.watches[0])]
+    assert np.count_nonzero(np.isfinite(fed[0]["facts"])) > 8
+    np.testing.assert_array_equal(fed[1]["facts"], fed[0]["facts"])
+
+
+def test_an_early_warning_of_a_shadow_ends_in_its_own_words_too(tmp_path: Path) -> None:
+    """When it is over, or the outbreak is there, the evidence is the plain count, and names no model."""
+    config = Config.model_validate({"data": {"directory": tmp_path}, "house": [{"id": "house1"}]})
+    predictor, _ = shadow_of(replaced(config, "mortality/1.0.0"), [])
+    [shadow] = Shadows(config, predictor, [watch_of(config, predictor)]).watches
+    plain = Evidence(0.4, actual=9.0, expected=12.0)
+    over = Standing("mortality", "house1", WarningState.NORMAL, id="1", evidence=plain)
+    assert shadow.own(Outcome("house1", datetime(2026, 3, 20, tzinfo=UTC), standings=(over,))).standings == (over,)
+
+
+def test_a_scorer_of_single_readings_is_no_shadow_and_it_is_said(tmp_path: Path) -> None:
+    config = Config.model_validate({"data": {"directory": tmp_path}, "house": [{"id": "house1"}]})
+    predictor, refused = shadow_of(replaced(config, "anomaly/1.0.0"), [])
+    assert predictor.models == ()
+    assert "scores single readings" in refused["anomaly/1.0.0"]
 
 
 def test_what_is_in_use_cannot_be_on_trial_and_of_each_task_there_is_one(models: Path) -> None:
@@ -277,6 +350,8 @@ def test_a_trial_says_what_is_wrong(config: Config, models: Path, tmp_path: Path
         tried(config, models / "usual" / "1.0.0")
     with pytest.raises(UsageError, match="'house9' is not in the configuration"):
         tried(config, models / "usual" / "1.1.0", houses=["house9"])
+    with pytest.raises(BundleError, match="scores single readings"):
+        tried(config, find_bundle(shipped_directory(), "anomaly"))
     with pytest.raises(InputError, match="holds no readings of house2"):
         tried(config, models / "usual" / "1.1.0", houses=["house2"])
 
