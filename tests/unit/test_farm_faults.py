@@ -237,8 +237,7 @@ def test_an_open_gate_lets_pressure_and_warmth_out_for_an_hour(well: Recording, 
 def test_a_heat_wave_comes_to_all_houses_of_the_farm() -> None:
     wave = Fault("heat_wave", 0, START_MS, START_MS + 96 * HOUR_MS, 1.0)
     plain, hot = (
-        simulate(3, 3, 5, 3600, faults=faults, houses_per_farm=2, to_slaughter=False)
-        for faults in ((), (wave,))
+        simulate(3, 3, 5, 3600, faults=faults, houses_per_farm=2, to_slaughter=False) for faults in ((), (wave,))
     )
     warmer = (hot.signals["outside_temperature"] - plain.signals["outside_temperature"])[:, -24:].mean(axis=1)
     assert warmer[:2] == pytest.approx([12, 12], abs=1)

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.predict import Model
 from models_onnx.evaluate.baselines import WEIGHT_BASELINES
-from models_onnx.train import cause, expect, weight
+from models_onnx.train import expect, weight
 from models_onnx.train.__main__ import main as train
 from models_onnx.train.bundle import said_by
 from models_onnx.train.compare import differences
@@ -52,7 +52,7 @@ def test_training_writes_bundles_that_the_agent_takes(tiny: Path) -> None:
         Model(load_bundle(directory, agent_version="0.1.0"))
         files = {"model.onnx", "manifest.toml", "selftest.npz", "CARD.md"}
         if name in {expect.NAME, weight.NAME}:
-            files.add("reference.npz")  # the others see single series, counts or houses in trouble: no usual to drift from
+            files.add("reference.npz")  # the others see single series, counts, houses in trouble: nothing drifts there
         assert {f.name for f in directory.iterdir()} == files
 
 
@@ -77,11 +77,10 @@ def test_the_same_training_gives_the_same_bytes_and_a_changed_figure_is_named(
     with np.load(reference) as known:
         arrays = dict(known)
     arrays["age_days"] = arrays["age_days"] + np.float32(1)
+    count = len(arrays["age_days"])
     np.savez_compressed(reference, **arrays)
     told = [text for text in differences(path.parent, find_bundle(tiny, "expect")) if "age_days" in text]
-    assert told == [
-        f"reference.npz: age_days: {len(arrays['age_days'])} of {len(arrays['age_days'])} figures differ, by 1 at the most"
-    ]
+    assert told == [f"reference.npz: age_days: {count} of {count} figures differ, by 1 at the most"]
     (path.parent / "CARD.md").unlink()
     assert any("CARD.md is only in" in text for text in differences(path.parent, find_bundle(tiny, "expect")))
 
