@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as in training; and what runs side by side shares the cores
+
+import hashlib  # after the line above: numpy reads it when it is first imported
+import json
 import queue
 import shutil
 import signal

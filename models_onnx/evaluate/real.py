@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from agent.predict import Predictor
 
 SLAUGHTER_GOAL_G = 139.8  # age, level and house, on the flocks of a later year
-GONE = "Left out: the data are not here.\n"
+GONE = "Left out: no folder was named by `--real`, or it does not hold the data.\n"
 
 
 def sections(real: Path | None, bundles: Path, predictor: Predictor) -> list[Section]:
     """Return the parts about real sets; ``real`` is the folder that holds them, ``bundles`` that of the models."""
     found = [ammonia_section(forecasts(real, predictor) if real is not None else [])]
-    return [*found, slaughter_section(real), nab_section(real, bundles)]
+    return [*found, slaughter_section(real, bundles), nab_section(real, bundles)]
 
 
-def slaughter_section(real: Path | None) -> Section:
+def slaughter_section(real: Path | None, bundles: Path) -> Section:
     """Return the part about the slaughter weights of real flocks, of which nothing but the history is known."""
     title = "Real slaughter weights from history alone"
     path = None if real is None else real / "slaughter" / "slaughter.csv"
     if path is None or not path.exists():
         return Section(title, GONE)
     flocks = real_slaughter.without_overlap(real_slaughter.read(path))
-    scores = real_slaughter.scores(flocks, "weight")
+    scores = real_slaughter.scores(flocks, "weight", bundles)
     names = list(scores[0].anchors)
     rows = [
         (

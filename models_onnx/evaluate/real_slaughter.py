@@ -87,10 +87,12 @@ def without_overlap(flocks: Sequence[Slaughtered]) -> list[Slaughtered]:
     return kept
 
 
-def predicted(flocks: Sequence[Slaughtered], bundle: str) -> dict[tuple[str, date], dict[int, tuple[float, ...]]]:
+def predicted(
+    flocks: Sequence[Slaughtered], bundle: str, bundles: Path
+) -> dict[tuple[str, date], dict[int, tuple[float, ...]]]:
     """Return what the replay said of each flock's slaughter weight, (p10, p50, p90) by the days before it."""
     config = Config()
-    predictor = Predictor.load([load_bundle(find_bundle(shipped_directory(), bundle))], config.site.days)
+    predictor = Predictor.load([load_bundle(find_bundle(bundles, bundle))], config.site.days)
     if predictor.refused:
         message = f"{bundle} is refused: {predictor.refused[0].reason}"
         raise SystemExit(message)
@@ -152,9 +154,9 @@ def anchors(flocks: Sequence[Slaughtered]) -> dict[str, F64]:
     }
 
 
-def scores(flocks: Sequence[Slaughtered], bundle: str) -> list[Score]:
-    """Return how the bundle did on the flocks of the last year, by the days before their slaughter."""
-    said, simple = predicted(flocks, bundle), anchors(flocks)
+def scores(flocks: Sequence[Slaughtered], bundle: str, bundles: Path) -> list[Score]:
+    """Return how a bundle in ``bundles`` did on the flocks of the last year, by the days before their slaughter."""
+    said, simple = predicted(flocks, bundle, bundles), anchors(flocks)
     found = []
     for lead in LEADS:
         which = [
@@ -195,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
         flocks = [f for f in flocks if f.house in houses]
     kept = without_overlap(flocks)
     print(f"{len(flocks):,} flocks, {len(flocks) - len(kept):,} of them left out that were placed in a full house")
-    for score in scores(kept, chosen.bundle):
+    for score in scores(kept, chosen.bundle, shipped_directory()):
         anchor = ", ".join(f"{name} {error:.1f}" for name, error in score.anchors.items())
         print(
             f"{score.lead:2d} d before: {score.flocks:,} flocks of {HELD_OUT_FROM.year}, {score.error_g:.1f} g "

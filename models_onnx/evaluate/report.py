@@ -550,7 +550,7 @@ def ammonia_section(found: Sequence[Forecast]) -> Section:
     """Return the part about the real house's air."""
     title = "A real house's air, one hour ahead"
     if not found:
-        text = "Left out: the data are not here, or no bundle expects any of its signals.\n"
+        text = "Left out: no data were named by `--real`, or no bundle expects any of its signals.\n"
         return Section(title, text)
     rows = [
         (

@@ -29,6 +29,7 @@ from models_onnx.evaluate.baselines.alarms import Alarm
 from models_onnx.evaluate.record import STEP_MS
 from models_onnx.farm.farm import DAY_MS, HOUR_MS
 from models_onnx.farm.faults import FAULTS
+from models_onnx.train.cause import CAUSE_OF
 from models_onnx.train.outbreaks import FINDS_DAYS, first_days
 
 if TYPE_CHECKING:
@@ -76,36 +77,6 @@ MOVES: Mapping[str, frozenset[str]] = {
 }
 """By fault the signals that it moves; a sensor fault moves its own signal."""
 
-_CAUSES: Mapping[str, str] = {
-    "water_line_blocked": "water_line_blocked",
-    "water_leak": "water_leak",
-    "feed_outage": "feed_outage",
-    "feed_bridge": "feed_outage",
-    "ventilation_failure": "ventilation_failure",
-    "fan_fouling": "ventilation_failure",
-    "inlet_stuck": "ventilation_failure",
-    "heater_failure": "heater_failure",
-    "cooling_failure": "heat_stress",
-    "heat_wave": "heat_stress",
-    "wet_litter": "wet_litter",
-    "disease": "disease",
-    "coccidiosis": "disease",
-    "enteritis": "disease",
-    "respiratory": "disease",
-    "mortality_outbreak": "disease",
-    "growth_lag": "growth_lag",
-    "scale_dirty": "scale_fault",
-    "sensor_stuck": "sensor_stuck",
-    "sensor_drift": "sensor_drift",
-    "sensor_noise": "sensor_drift",
-    "sensor_fouled": "sensor_drift",
-    "sensor_scale": "sensor_scale",
-    "sensor_dropout": "sensor_silent",
-    "clock_error": "clock_error",
-    "thin_unrecorded": "unrecorded_event",
-    "placement_wrong": "unrecorded_event",
-    "door_open": "unknown",  # "it fits no cause that is known" is the honest answer
-}
 _SAME: Mapping[str, str] = {
     # words of agent/explain.py, where no model of the causes spoke, that send people to the same place
     "feed_bridge_in_silo": "feed_outage",
@@ -243,7 +214,7 @@ def found_of(record: HouseRecord, fault: FaultTruth, played: Played) -> Found:
 
 def right_causes(found: Found) -> frozenset[str]:
     """Return the causes that are right: what the fault is, and for the bird scale that it is the scale."""
-    right = {_CAUSES[found.fault]}
+    right = {CAUSE_OF[found.fault]}
     if found.signal == "weight":
         right.add("scale_fault")
     return frozenset(right)

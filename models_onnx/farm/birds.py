@@ -45,7 +45,6 @@ BAD_DAY_SHARE, SLOW_RISE_SHARE = 0.2, 0.25  # of the flocks; assumed
 FIRST_NIGHTS_H = 1.0  # dark hours in the first week: common practice, the law allows it [S55]
 NIGHT_FROM_DAY = 7  # from then on at least 6 h of dark [S55]
 DAWN_MIN = 15  # dimming; assumed
-FIRST_WEEK_LUX = 1.6  # chicks get more light; assumed
 MORNING_H, EVENING_H = 0.8, 1.2  # how long the meals after lights-on and before lights-off last; assumed
 DARK_ACTIVITY = 0.75  # heat in the dark as a share of that in the light; CIGR gives a day's wave; size assumed
 

@@ -132,7 +132,7 @@ FLOCK_RANGES: Mapping[str, Range] = {
     "length_days": Range(34, 43, (31, 50)),  # European cycles 36 to 42 d [S57], 31 to 32 d [S42]
     "fill": Range(0.94, 1.0),  # our judgement: of the house's capacity; houses are filled, less what a hatch lacks
     "parent_age_weeks": Range(26, 60),  # our judgement: about when hens of broiler breeders lay
-    "strain": Range(0, 1),  # below 0.7 Ross 308, else Cobb 500
+    "strain": Range(0, 1),  # below 0.7 Ross 308, else Cobb 500; assumed
     "sex": Range(0, 1),  # below 0.86 mixed, then male, then female; assumed
     "thinned": Range(0, 1),  # below 0.4: thinned once; assumed
     "thin_share": Range(0.2, 0.4, (0.15, 0.5)),  # [S54]

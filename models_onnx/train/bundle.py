@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from onnx.reference import ReferenceEvaluator
@@ -84,7 +84,17 @@ def for_selftest(samples: Samples) -> dict[str, NDArray[np.float32]]:
     return {name: values[rows] for name, values in samples.tensors.items()}
 
 
-def said_by(model: Model, samples: Samples) -> dict[str, NDArray[np.float64]]:
+class Rows(Protocol):
+    """Many instants in columns."""
+
+    @property
+    def tensors(self) -> Mapping[str, NDArray[np.float32]]:
+        """Return what a model is given, [n, …] by input name."""
+
+    def __len__(self) -> int: ...
+
+
+def said_by(model: Model, samples: Rows) -> dict[str, NDArray[np.float64]]:
     """Return what a model says at each instant, by output; thousands at once, so it may take its time."""
     manifest = model.manifest.model_copy(update={"max_runtime_ms": UNHURRIED_MS})
     houses = [{name: values[i] for name, values in samples.tensors.items()} for i in range(len(samples))]

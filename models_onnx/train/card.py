@@ -103,7 +103,7 @@ among them, than each side of each output is allowed, with the agent's own delay
 - With daily totals only, the outputs of the hour mean nothing (there is no actual to hold against them), those of the
   day hold.
 - Without the number of birds placed, only the air and the weight are known.
-- The scale's gain from one day to the next is mostly the scale's noise; a growth lag shows in `weight_slow_1d`, after
+- The scale's gain from one day to the next is mostly the scale's noise; a growth lag shows in `weight_slow_3d`, after
   some days.
 {_LICENCE}"""
 
@@ -130,9 +130,9 @@ is the spread that flocks here have shown. Nothing about any real house is in th
 {_data(instants, farms, validation)}
 ## How good
 
-On farms and flocks that it has never seen, of other ranges (`test`), beside three simple forecasts:
-`models_onnx/RESULTS.md`. On the validation farms (mean absolute error in % of the true weight; share of truths within
-p10 to p90):
+On farms and flocks that it has never seen, of other ranges (`test`), beside simple forecasts: `models_onnx/RESULTS.md`.
+On the validation farms, by which it was stopped and its bands were stretched (mean absolute error in % of the true
+weight; share of truths within p10 to p90):
 
 | figure | value |
 |---|---|

@@ -19,7 +19,7 @@ from agent.manifest import DAY_S, NO_FAULT, UNKNOWN_CAUSE, Feature, Grid, InputS
 from agent.predict import Model
 from agent.watch import modelled_rules
 from models_onnx.farm.params import HELD_OUT_FAULTS
-from models_onnx.train.bundle import SELFTEST_ROWS, Head, digest_of, manifest_text, write_bundle
+from models_onnx.train.bundle import SELFTEST_ROWS, Head, digest_of, manifest_text, said_by, write_bundle
 from models_onnx.train.card import cause_card
 from models_onnx.train.classes import Classifier, calibration_error, fit, temperature_of
 from models_onnx.train.graph import Graph
@@ -397,8 +397,7 @@ class Right:
 
 def said_of(model: Model, instants: Instants) -> F32:
     """Return the probabilities that a model gives, [n, labels]."""
-    houses = [{name: values[i] for name, values in instants.tensors.items()} for i in range(len(instants))]
-    return np.asarray(model.run(houses).outputs[OUTPUTS[0].name], np.float32)
+    return np.asarray(said_by(model, instants)[OUTPUTS[0].name], np.float32)
 
 
 def rank_of(said: F32, instants: Instants) -> NDArray[np.int64]:

@@ -132,17 +132,27 @@ def flocks_of(
     rough: bool = False,
     faults: Sequence[Fault] = (),
     restock: bool = False,
+    to_slaughter: bool = True,
     step_s: int = STEP_MS // 1000,
 ) -> Iterator[FlockData]:
     """Yield the flocks of a simulated farm.
 
     ``clean``: every sensor, every 600 s, the right number of birds. ``rough``: most houses with larger errors.
     ``restock``: flock follows flock; those that are whole within ``days`` are told, and what is wrong with a house's
-    meters, scale and sensors stays so. ``step_s``: of the simulation, and of what is told most often.
+    meters, scale and sensors stays so. ``to_slaughter``: as for ``simulate``; where nobody asks for the weight it is
+    time for nothing. ``step_s``: of the simulation, and of what is told most often.
     """
     rng = np.random.default_rng([seed, 7])
     recording = simulate(
-        houses=houses, days=days, seed=seed, step_s=step_s, ranges=ranges, start=start, faults=faults, restock=restock
+        houses=houses,
+        days=days,
+        seed=seed,
+        step_s=step_s,
+        ranges=ranges,
+        start=start,
+        faults=faults,
+        restock=restock,
+        to_slaughter=to_slaughter and not restock,
     )
     for truth in recording.flocks:
         if restock and truth.end_ms > recording.at_ms[-1]:
@@ -352,6 +362,7 @@ class Farms:
     seed: int
     rough: bool = True
     restock: bool = False  # flock follows flock in the same houses, as long as ``days`` last
+    to_slaughter: bool = True  # flocks that live longer than ``days`` have a slaughter weight
     step_s: int = STEP_MS // 1000
     fault_share: float = 0.0  # of the first flocks of the houses that have a fault
 
@@ -369,6 +380,7 @@ class Farms:
                 start=start,
                 rough=self.rough,
                 restock=self.restock,
+                to_slaughter=self.to_slaughter,
                 step_s=self.step_s,
                 faults=faults,
             )

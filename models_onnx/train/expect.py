@@ -531,9 +531,10 @@ def outputs_of(judges: Mapping[str, Judge]) -> tuple[Output, ...]:
 
 def build(job: Job) -> Bundle:
     """Train the bundle from simulated farms and write it."""
-    farms = Farms("train", 1, 3, 10, SEED) if job.tiny else Farms("train", 6, 28, 44, SEED)
-    by = Farms("validation", 1, 3, 10, SEED) if job.tiny else Farms("validation", 4, 12, 44, SEED)
-    judged = Farms("validation", 1, 1, 10, SEED + 500) if job.tiny else Farms("validation", 4, 10, 44, SEED + 500)
+    lived = Farms("train", 6, 28, 44, SEED, to_slaughter=False)
+    farms = replace(lived, count=1, houses=3, days=10) if job.tiny else lived
+    by = replace(farms, ranges="validation") if job.tiny else replace(lived, ranges="validation", count=4, houses=12)
+    judged = replace(by, seed=SEED + 500, houses=1 if job.tiny else 10)
     per_day, epochs = (2, 2) if job.tiny else (5, 40)
     job.say(f"{NAME}: simulating {farms.count} farms of {farms.houses} houses to train on, {by.count} to validate")
     samples = samples_of(farms, WANTED, per_day=per_day, held=True, processes=job.processes)

@@ -51,7 +51,7 @@ TWO = Job("healthy", "validation", 7, START, 6, 2, ("", "water_line_blocked"))
 @pytest.fixture(scope="module")
 def houses() -> list[HouseRecord]:
     """Return two simulated houses, the second with its water shut on day 4."""
-    fault = Fault("water_line_blocked", 1, FAULT_FROM_MS, FAULT_FROM_MS + 12 * HOUR_MS, 0.9)
+    fault = Fault("water_line_blocked", 1, FAULT_FROM_MS, FAULT_FROM_MS + 12 * HOUR_MS, 1.0)
     return records_of("validation", houses=2, houses_per_farm=2, days=6, seed=7, start=START, faults=[fault])
 
 

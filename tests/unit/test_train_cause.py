@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.explain import CAUSES
 from agent.manifest import NO_FAULT, UNKNOWN_CAUSE
+from agent.predict import Model
 from models_onnx.farm.faults import FAULTS
 from models_onnx.train import cause
+from models_onnx.train.bundle import said_by
 from models_onnx.train.classes import Classifier, calibration_error, cross_entropy, fit, softmax, temperature_of
 from models_onnx.train.played import HEALTHY, ODD, Instants, raises
 
@@ -135,3 +139,13 @@ def test_right_first_counts_each_fault_alike_and_leaves_false_warnings_out() -> 
     assert rights["all, at the raise"] == cause.Right(2, 0.5, 1.0)
     assert (rights["all, 24 h later"].warnings, rights["all, 24 h later"].first) == (1, 0.0)
     assert raises(told, (0.0, 24.0)).tolist() == [0, 1, 2, 3]
+
+
+def test_training_asks_a_model_of_thousands_of_instants_at_once_however_little_time_it_has_on_a_gateway() -> None:
+    bundle = load_bundle(find_bundle(shipped_directory(), "mortality"))
+    hasty = replace(bundle, manifest=bundle.manifest.model_copy(update={"max_runtime_ms": 0.001}))
+    tensors = {name: np.repeat(values, 3000, axis=0) for name, values in bundle.selftest_inputs.items()}
+    count = len(next(iter(tensors.values())))
+    many = Instants(tensors, [""] * count, np.zeros(count, np.int64), np.zeros(count, np.float32))
+    assert Model(hasty).run_stacked(tensors).outputs == {}
+    assert said_by(Model(hasty), many)["outbreak"].shape == (count, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from agent.domain import to_ms
 from agent.predict import Model
 from agent.store import LAKE_COLUMNS
 from agent.strains import STRAINS
+from models_onnx.train import cli
 from models_onnx.train.hindsight import commands_of
 from models_onnx.train.lake import LakeRecording, changes_of, open_folder, sites_of
 from models_onnx.train.recalibrate import Correction, fitted, with_corrections
@@ -249,6 +251,16 @@ def test_what_cannot_be_done_is_said_with_what_to_do(
 ) -> None:
     assert main([*arguments, "--out", str(tmp_path / "out")]) == code
     assert words in capsys.readouterr().err
+
+
+def test_without_what_it_stands_on_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("tune", "lake", "hindsight"):
+        monkeypatch.delitem(sys.modules, f"models_onnx.train.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "ibis", None)
+    assert cli.main() == 2
+    assert "ibis is not installed here: pip install 'flockwatch[train]'" in capsys.readouterr().err
 
 
 def test_too_few_flocks_say_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

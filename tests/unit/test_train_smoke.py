@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.predict import Model
 from models_onnx.evaluate.baselines import WEIGHT_BASELINES
-from models_onnx.train import cause, expect, weight
+from models_onnx.train import expect, weight
 from models_onnx.train.__main__ import main as train
 from models_onnx.train.bundle import said_by
 from models_onnx.train.compare import differences
@@ -50,9 +50,9 @@ def test_training_writes_bundles_that_the_agent_takes(tiny: Path) -> None:
     for name in TRAINERS:
         directory = find_bundle(tiny, name)
         Model(load_bundle(directory, agent_version="0.1.0"))
-        files = {"model.onnx", "manifest.toml", "selftest.npz", "reference.npz", "CARD.md"}
-        if name == cause.NAME:
-            files.remove("reference.npz")  # it sees houses in trouble only: nothing that drift could be told by
+        files = {"model.onnx", "manifest.toml", "selftest.npz", "CARD.md"}
+        if name in {expect.NAME, weight.NAME}:
+            files.add("reference.npz")  # the others see single series, counts, houses in trouble: nothing drifts there
         assert {f.name for f in directory.iterdir()} == files
 
 
@@ -61,20 +61,28 @@ def test_the_same_training_gives_the_same_bytes_and_a_changed_figure_is_named(
 ) -> None:
     folder = tmp_path / "bundles"
     shutil.copytree(tiny, folder)
-    assert train(["--tiny", "--check", "--out", str(folder), "weight"]) == 0
-    assert f"weight/{weight.VERSION}: the same, byte for byte" in capsys.readouterr().out
+    assert train(["--tiny", "--check", "--out", str(folder), "expect"]) == 0
+    assert f"expect/{expect.VERSION}: the same, byte for byte" in capsys.readouterr().out
 
-    path = find_bundle(folder, "weight") / "model.onnx"
+    path = find_bundle(folder, "expect") / "model.onnx"
     model = onnx.load(path)
     figures = next(tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT)
     changed = numpy_helper.to_array(figures) + np.float32(0.5)
     figures.CopyFrom(numpy_helper.from_array(changed, figures.name))
     onnx.save(model, path)
-    assert [text for text in differences(path.parent, find_bundle(tiny, "weight")) if figures.name in text] == [
+    assert [text for text in differences(path.parent, find_bundle(tiny, "expect")) if figures.name in text] == [
         f"model.onnx: {figures.name}: {changed.size} of {changed.size} figures differ, by 0.5 at the most"
     ]
+    reference = path.parent / "reference.npz"
+    with np.load(reference) as known:
+        arrays = dict(known)
+    arrays["age_days"] = arrays["age_days"] + np.float32(1)
+    count = len(arrays["age_days"])
+    np.savez_compressed(reference, **arrays)
+    told = [text for text in differences(path.parent, find_bundle(tiny, "expect")) if "age_days" in text]
+    assert told == [f"reference.npz: age_days: {count} of {count} figures differ, by 1 at the most"]
     (path.parent / "CARD.md").unlink()
-    assert any("CARD.md is only in" in text for text in differences(path.parent, find_bundle(tiny, "weight")))
+    assert any("CARD.md is only in" in text for text in differences(path.parent, find_bundle(tiny, "expect")))
 
 
 def test_a_bundle_that_nobody_trains_is_a_wrong_usage(capsys: pytest.CaptureFixture[str]) -> None:

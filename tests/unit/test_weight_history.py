@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from agent.bundles import find_bundle, load_bundle, shipped_directory
+from agent.errors import BundleError
 from agent.predict import Model
 from agent.strains import ROSS_308
 from models_onnx.evaluate.by_history import main as by_history
+from models_onnx.evaluate.real import slaughter_section
 from models_onnx.evaluate.real_slaughter import Slaughtered, anchors, without_overlap
 from models_onnx.evaluate.real_slaughter import main as real_slaughter
 from models_onnx.train import weight
@@ -134,3 +136,13 @@ def test_a_flock_that_was_placed_in_a_full_house_is_left_out() -> None:
     too_soon = Slaughtered("A", date(2024, 6, 20), 45, 3_000.0)
     later = Slaughtered("A", date(2024, 8, 1), 45, 3_000.0)
     assert without_overlap([first, too_soon, later]) == [first, later]
+
+
+def test_the_report_weighs_the_bundles_that_it_is_given(tmp_path: Path) -> None:
+    (tmp_path / "slaughter").mkdir()
+    row = "A-1,48,2025-03-01,3.3,68\n"
+    (tmp_path / "slaughter" / "slaughter.csv").write_text(
+        "lot_hash,age_d,slaughter_date,weight_kg,adg_g\n" + row, encoding="utf-8"
+    )
+    with pytest.raises(BundleError, match="there is no bundle 'weight'"):
+        slaughter_section(tmp_path, tmp_path / "bundles")
