@@ -61,7 +61,7 @@ models-check: install ## train them anew beside the shipped ones: byte for byte 
 	$(BIN)/python -m models_onnx.train --check
 
 evaluate: install ## say how good the shipped bundles are on flocks they have not seen (SHORT=1: in minutes, without the real sets)
-	$(BIN)/python -m models_onnx.evaluate $(if $(SHORT),--short --out build/evaluation,--real $(or $(REAL),../shared/data))
+	$(BIN)/python -m models_onnx.evaluate $(if $(SHORT),--short --ranges validation --out build/evaluation,--real $(or $(REAL),../shared/data))
 	$(if $(SHORT),,$(BIN)/python -m models_onnx.evaluate.outbreaks)
 
 wheel: install ## build dist/flockwatch-*.whl, with the locked list of what it stands on beside it
