@@ -29,7 +29,7 @@ OUTBREAK_FACTOR = 3.0
 FORESEEN_FOR = timedelta(days=6)
 """An outbreak that was seen coming and is not there after this is not waited for: what goes on is told anew."""
 
-CHANCE_SDS = 2.0
+CHANCE_SDS = 1.0
 """A day with so many standard deviations of a count above the usual loss is chance (Poisson: the root of the count)."""
 
 _MEDIAN_DAYS = timedelta(days=7)

@@ -80,6 +80,12 @@ is masked cannot be learnt, and were the warning false, a model that is kept bli
 KNOWN_SHARE = 0.75
 """So much of its course so far must have been measured before a flock is held against it: two nights of three."""
 
+STOPPED, CERTAIN = 0.45, 0.7
+"""A flow has stopped if less than this share of p50 flows where p10 is at least that share of it. Our judgement, tried
+on simulated flocks (validation, rough ones among them): a water line shut by 70 to 100 % was told 50 to 70 minutes
+after, on day 4 too, where it had taken 80 or was not told; three false warnings more in 292 house-days, of water and
+feed together."""
+
 OLDEST_DAY = 56
 """The breed curves end at this age, and no model is asked beyond it: a flock that nobody ended does not grow on."""
 
@@ -705,6 +711,8 @@ class HouseWatch:
         half = max((middle - low) if off < 0 else (high - middle), limits.floor, _SMALLEST_HALF_BAND)
         limit = (limits.low if off < 0 else limits.high) * (rule.threshold if rule else 1.0)
         score = abs(off) / half / limit
+        if is_flow(feature, horizon_s(result.horizon or "") or 0) and has_stopped(actual.value, low, middle):
+            score = max(score, 1.0)
         return replace(
             common, score=score, actual=actual.value * scale, severity=severity_of(score, rule) if rule else None
         )
@@ -910,6 +918,19 @@ class HouseWatch:
         after, reason = moved
         self.standings[rule] = after
         return self._event(after, before.state, reason, at)
+
+
+def is_flow(feature: Feature, length_s: int) -> bool:
+    """Tell whether an expectation is of an amount over so short a time that its stop shows."""
+    return feature.aggregate == "sum" and timedelta(seconds=length_s) <= FAST
+
+
+def has_stopped(actual: float, low: float, middle: float) -> bool:
+    """Tell whether a flow has stopped: far below p50 (``middle``), where p10 (``low``) says that most of it is certain.
+
+    A limit in half bands cannot say so of young flocks, where a half band is a large share of what flows.
+    """
+    return low > 0 and actual <= STOPPED * middle and low >= CERTAIN * middle
 
 
 _TOLD = {0.1, 0.5, 0.9}  # the quantiles that expectations and predictions are told by

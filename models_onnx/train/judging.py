@@ -23,6 +23,7 @@ from agent.judge import judge
 from agent.manifest import Judge
 from agent.predict import Model
 from agent.rules import rule_by_default
+from agent.watch import CERTAIN, STOPPED, is_flow
 from agent.window import DAY_MS
 from models_onnx.train.bundle import said_by
 from models_onnx.train.data import Wanted, collect, is_usual
@@ -135,10 +136,15 @@ def deviations(trace: Trace, number: int, floor: float) -> F64:
     return np.asarray(off / np.maximum(np.where(off < 0, p50 - p10, p90 - p50), floor))
 
 
-def scores_of(trace: Trace, number: int, limits: Judge) -> F64:
-    """Return the score of one output at each instant, 1 being the limit of its side."""
+def scores_of(trace: Trace, number: int, limits: Judge, *, is_flow: bool = False) -> F64:
+    """Return the score of one output at each instant, 1 being the limit of its side; at least 1 where a flow stops."""
     off = deviations(trace, number, limits.floor)
-    return np.asarray(np.maximum(off / limits.high, -off / limits.low))
+    scores = np.maximum(off / limits.high, -off / limits.low)
+    if is_flow:
+        low, middle = trace.quantiles[:, number, 0], trace.quantiles[:, number, 1]
+        stopped = (low > 0) & (trace.actual[:, number] <= STOPPED * middle) & (low >= CERTAIN * middle)
+        scores = np.where(stopped, np.fmax(scores, 1.0), scores)
+    return np.asarray(scores)
 
 
 def worst(scores: Sequence[F64]) -> F64:
@@ -209,7 +215,12 @@ def rates_of(traces: Sequence[Trace], heads: Sequence[Head], judges: Mapping[str
     for rule, numbers in by_rule.items():
         head, raised = heads[numbers[0]], 0
         for trace in traces:
-            scores = worst([scores_of(trace, number, judges[heads[number].name]) for number in numbers])
+            scores = worst(
+                [
+                    scores_of(trace, n, judges[heads[n].name], is_flow=is_flow(heads[n].of, heads[n].length_s))
+                    for n in numbers
+                ]
+            )
             raised += len(warnings_at(trace, head, numbers[0], scores))
         rates[rule] = raised / days
     return rates

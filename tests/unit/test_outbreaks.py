@@ -168,7 +168,7 @@ def test_alarms_rise_once_and_what_does_not_come_is_told_anew_after_six_days() -
     probability[0, 20:23] = 0.5
     probability[0, 30:40] = 0.5
     assert days_of(mortality.raised(probability, 0.3, courses)) == [20, 30, 37]
-    courses.dead[0, 30:33] = 50.0  # 40 (0.02 %) and twice its root are 52.6: no sign, whatever the model says
+    courses.dead[0, 30:33] = 46.0  # 40 (0.02 %) and its root are 46.3: no sign, whatever the model says
     assert days_of(mortality.raised(probability, 0.3, courses)) == [20, 33]
 
 

@@ -51,6 +51,14 @@ def test_scores_count_half_bands_of_their_own_side_with_a_floor() -> None:
     assert scores_of(trace, 0, Judge(low=3.0, high=3.0, floor=3.0))[6 * 144] == pytest.approx(6 / 3 / 3)
 
 
+def test_a_flow_that_stops_reaches_the_limit_whatever_it_is() -> None:
+    trace = trace_of(course((5, 1, 4.0)))
+    limits = Judge(low=30.0, high=30.0)
+    assert scores_of(trace, 0, limits)[5 * 144] == pytest.approx(6 / 30)
+    assert scores_of(trace, 0, limits, is_flow=True)[5 * 144] == 1
+    assert scores_of(trace, 0, limits, is_flow=True)[6 * 144] == scores_of(trace, 0, limits)[6 * 144]
+
+
 def test_of_the_outputs_of_one_rule_the_worst_counts_and_what_cannot_say_is_left_out() -> None:
     found = worst([np.array([0.2, np.nan, np.nan]), np.array([0.5, 0.1, np.nan])])
     assert found == pytest.approx([0.5, 0.1, np.nan], nan_ok=True)

@@ -39,7 +39,7 @@ from agent.predict import Predictor
 from agent.quality import QualityJudge
 from agent.readings import ReadingsBuilder
 from agent.signals import signal_of
-from agent.watch import GRID, HouseWatch, Outcome, judge_instant
+from agent.watch import GRID, HouseWatch, Outcome, has_stopped, judge_instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -349,6 +349,23 @@ def test_of_two_expectations_of_one_signal_the_one_further_out_speaks(tmp_path: 
     assert farm.standing("deviation-water").state is WarningState.ACTIVE
     assert evidence is not None
     assert evidence.model == "usual"
+
+
+def test_a_flow_that_stops_is_told_whatever_the_limits_and_a_low_one_is_not(tmp_path: Path) -> None:
+    """Of young flocks a half band is a large share of what flows: no limit in half bands would tell a stop."""
+    text = MANIFEST.replace("low = 3.0", "low = 300.0")
+    farm = healthy(Predictor.load([load_bundle(write_bundle(tmp_path / "usual" / "1.0.0", text))], DAYS))
+    farm.run(2 * HOUR, lambda at: {**wobbling(at), "water": 5.0})
+    assert farm.standing("deviation-water").state is WarningState.NORMAL
+    farm.run(HOUR, dry)
+    assert farm.standing("deviation-water").state is WarningState.ACTIVE
+
+
+@pytest.mark.parametrize(
+    ("actual", "low", "stopped"), [(4.4, 7.0, True), (4.6, 7.0, False), (4.4, 6.9, False), (0.0, 0.0, False)]
+)
+def test_a_flow_has_stopped_where_most_of_it_was_certain(actual: float, low: float, stopped: bool) -> None:
+    assert has_stopped(actual, low, 10.0) == stopped
 
 
 def test_too_much_is_a_deviation_above_and_far_too_much_is_worse(farm: Farm) -> None:

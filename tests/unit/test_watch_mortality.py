@@ -143,7 +143,7 @@ def test_it_is_over_when_the_model_says_so() -> None:
 def test_a_day_no_worse_than_chance_makes_a_usual_one_is_no_sign_whatever_a_model_says() -> None:
     house = House()
     assert house.day(8, 0.99) == []
-    assert house.day(13, 0.99) == []  # 8 and twice its root are 13.7
+    assert house.day(10, 0.99) == []  # 8 and its root are 10.8
     assert house.day(0, 0.99) == []
 
 
