@@ -114,7 +114,7 @@ def farm(tmp_path: Path, models: Path) -> Iterator[Farm]:
 
 def test_a_shadow_warns_apart_and_nobody_hears_of_it(farm: Farm) -> None:
     farm.hours(50, 50.0)
-    farm.hours(3, 1.0)
+    farm.hours(3, 25.0)
     said = farm.rows("shadow_warnings")
     assert "active" in [s for s, rule in zip(said["state"], said["rule"], strict=True) if rule == "deviation-water"]
     assert set(said["model_version"]) == {"1.1.0"}
@@ -126,9 +126,9 @@ def test_a_shadow_warns_apart_and_nobody_hears_of_it(farm: Farm) -> None:
 
 def test_a_shadows_warning_survives_a_restart_and_is_not_raised_twice(farm: Farm) -> None:
     farm.hours(50, 50.0)
-    farm.hours(3, 1.0)
+    farm.hours(3, 25.0)
     farm.restart()
-    farm.hours(2, 1.0)
+    farm.hours(2, 25.0)
     said = farm.rows("shadow_warnings")
     raised = [i for i, s, rule in zip(said["id"], said["state"], said["rule"], strict=True)
               if s == "active" and rule == "deviation-water"]  # fmt: skip
@@ -261,11 +261,11 @@ STEPS = 7 * 24 * 12
 
 
 def history(days: range) -> Readings:
-    """Return water and temperature each five minutes of some days; on the sixth the house is dry for half a day."""
+    """Return water and temperature each five minutes of some days; on the sixth the house drinks half for half a day."""
     step = np.repeat(np.arange(days[0] * 288, (days[-1] + 1) * 288), 2)
     key = np.tile(np.arange(2, dtype=np.int32), len(step) // 2)
     dry = (step >= DRY_FROM) & (step < DRY_TO)
-    water = np.where(dry, 1.0, 50.0 + 0.01 * (step % 3))
+    water = np.where(dry, 25.0, 50.0 + 0.01 * (step % 3))
     value = np.where(key == 0, water, 21 + 0.1 * (step % 7))
     at_ms = to_ms(BEGIN) + (step + 1) * 300_000
     zeros = np.zeros(len(step), np.uint8)
@@ -337,7 +337,7 @@ def test_a_trial_the_other_way_round_loses_them(config: Config, models: Path) ->
 
 
 def test_a_trial_tells_by_how_much_a_warning_moves(config: Config, models: Path, tmp_path: Path) -> None:
-    later = MANIFEST.replace('version = "1.0.0"', 'version = "1.2.0"').replace("low = 3.0", "low = 14.0")
+    later = MANIFEST.replace('version = "1.0.0"', 'version = "1.2.0"').replace("low = 3.0", "low = 7.0")
     write_bundle(tmp_path / "usual" / "1.2.0", later)
     other = config.model_copy(update={"models": config.models.model_copy(update={"use": ("usual/1.1.0",)})})
     value = tried(other, tmp_path / "usual" / "1.2.0", houses=["house1"])
