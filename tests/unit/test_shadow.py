@@ -261,7 +261,7 @@ STEPS = 7 * 24 * 12
 
 
 def history(days: range) -> Readings:
-    """Return water and temperature each five minutes of some days; on the sixth the house drinks half for half a day."""
+    """Return water and temperature each five minutes of some days; on the sixth the house drinks half for a while."""
     step = np.repeat(np.arange(days[0] * 288, (days[-1] + 1) * 288), 2)
     key = np.tile(np.arange(2, dtype=np.int32), len(step) // 2)
     dry = (step >= DRY_FROM) & (step < DRY_TO)
