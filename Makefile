@@ -18,7 +18,7 @@ help: ## show this list
 demo: install ## a whole farm on this machine: broker, birds, agent, sync; Ctrl-C ends it
 	$(BIN)/flockwatch demo $(DEMO)
 
-test: install ## the tests, in under five minutes on two cores
+test: install ## the tests, in under ten minutes on two cores
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TESTS)
 
 install: $(STAMP) ## make .venv from the locked requirements
