@@ -7,27 +7,21 @@ another, so a row is drawn, the likelier the higher. Cross-entropy of the drawn 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models_onnx.train.net import BETA_1, BETA_2, DECAY, EPSILON, RATE
+from models_onnx.train.mlp import Adam, Mlp
+from models_onnx.train.net import BATCH, DECAY, HIDDEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from models_onnx.train.graph import Graph
-
     F32 = NDArray[np.float32]
     Ints = NDArray[np.int64]
-
-HIDDEN = (64, 32)
-BATCH = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,24 +54,12 @@ class Bags:
         return np.asarray(np.maximum.reduceat(logit[self.rows], self.begins))
 
 
-class Scorer:
+class Scorer(Mlp):
     """Two hidden layers, one logit."""
 
     def __init__(self, inputs: int, seed: int) -> None:
-        """Begin with random weights (He et al. 2015)."""
-        rng = np.random.default_rng(seed)
-        sizes = (inputs, *HIDDEN, 1)
-        self.weights = [rng.normal(0, (2 / a) ** 0.5, (a, b)).astype(np.float32) for a, b in pairwise(sizes)]
-        self.weights[-1] *= 0.1
-        self.biases = [np.zeros(b, np.float32) for b in sizes[1:]]
-
-    def forward(self, x: F32) -> list[F32]:
-        """Return the activations of each layer; the last is the logit."""
-        layers = [x]
-        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
-            z = layers[-1] @ w + b
-            layers.append(np.maximum(z, 0) if i < len(self.weights) - 1 else z)
-        return layers
+        """Begin with random weights."""
+        super().__init__((inputs, *HIDDEN, 1), seed)
 
     def logit(self, x: F32) -> F32:
         """Return the logit of each row."""
@@ -87,44 +69,22 @@ class Scorer:
         """Return the gradients of the mean cross-entropy, weights then biases."""
         layers = self.forward(x)
         d = ((_sigmoid(layers[-1][:, 0]) - is_good) / len(x)).astype(np.float32)[:, None]
-        of_weights: list[F32] = []
-        of_biases: list[F32] = []
-        for i in range(len(self.weights) - 1, -1, -1):
-            of_weights.insert(0, layers[i].T @ d)
-            of_biases.insert(0, d.sum(axis=0))
-            if i:
-                d = (d @ self.weights[i].T) * (layers[i] > 0)
-        return of_weights + of_biases
-
-    def emit(self, graph: Graph, x: str) -> str:
-        """Add the network to a graph; return its logit."""
-        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = graph.add(graph.op("MatMul", x, graph.const(w)), graph.const(b))
-            x = graph.op("Relu", x) if i < len(self.weights) - 1 else x
-        return x
+        return self.backward(layers, d)
 
 
 def fit(x: F32, bags: Bags, *, seed: int, epochs: int, say: Callable[[str], None] = lambda _: None) -> Scorer:
     """Return a network that tells the good bags from the bad by their highest rows."""
     net = Scorer(x.shape[1], seed)
     rng = np.random.default_rng(seed + 1)
-    parameters = [*net.weights, *net.biases]
-    first = [np.zeros_like(p) for p in parameters]
-    second = [np.zeros_like(p) for p in parameters]
+    parameters = net.parameters
     each = max(len(bags.begins) // BATCH, 1)
-    steps, step = epochs * each, 0
+    adam = Adam(parameters, epochs * each, pulls=[DECAY] * len(parameters))
     for epoch in range(epochs):
         drawn = bags.draw(net.logit(x), rng)
         order = rng.permutation(len(drawn))
         for begin in range(0, each * BATCH, BATCH):
             some = order[begin : begin + BATCH]
-            step += 1
-            rate = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-            shrink = rate * (1 - BETA_2**step) ** 0.5 / (1 - BETA_1**step)
-            for i, g in enumerate(net.gradients(x[drawn[some]], bags.is_good[some])):
-                first[i] += (1 - BETA_1) * (g - first[i])
-                second[i] += (1 - BETA_2) * (g * g - second[i])
-                parameters[i] -= shrink * first[i] / (np.sqrt(second[i]) + EPSILON) + rate * DECAY * parameters[i]
+            adam.step(net.gradients(x[drawn[some]], bags.is_good[some]))
         if epoch % 4 == 3:
             say(f"epoch {epoch + 1}: cross-entropy {_cross_entropy(bags.highest(net.logit(x)), bags.is_good):.4f}")
     return net

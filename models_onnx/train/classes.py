@@ -5,20 +5,17 @@ Its probabilities are made honest afterwards by one temperature, found on data t
 
 from __future__ import annotations
 
-import math
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models_onnx.train.net import BATCH, BETA_1, BETA_2, EPSILON, RATE
+from models_onnx.train.mlp import Adam, Mlp
+from models_onnx.train.net import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
-
-    from models_onnx.train.graph import Graph
 
     F32 = NDArray[np.float32]
     Ints = NDArray[np.int64]
@@ -30,24 +27,12 @@ SMOOTH = 0.03  # of the probability goes to all classes alike: no label is quite
 TEMPERATURES = np.geomspace(0.4, 4.0, 73)
 
 
-class Classifier:
+class Classifier(Mlp):
     """Two hidden layers, one logit for each class."""
 
     def __init__(self, inputs: int, classes: int, seed: int) -> None:
-        """Begin with random weights (He et al. 2015)."""
-        rng = np.random.default_rng(seed)
-        sizes = (inputs, *HIDDEN, classes)
-        self.weights = [rng.normal(0, (2 / a) ** 0.5, (a, b)).astype(np.float32) for a, b in pairwise(sizes)]
-        self.weights[-1] *= 0.1
-        self.biases = [np.zeros(b, np.float32) for b in sizes[1:]]
-
-    def forward(self, x: F32) -> list[F32]:
-        """Return the activations of each layer; the last are the logits."""
-        layers = [x]
-        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
-            z = layers[-1] @ w + b
-            layers.append(np.maximum(z, 0) if i < len(self.weights) - 1 else z)
-        return layers
+        """Begin with random weights."""
+        super().__init__((inputs, *HIDDEN, classes), seed)
 
     def logits(self, x: F32) -> F32:
         """Return the logits, [rows, classes]."""
@@ -57,21 +42,7 @@ class Classifier:
         """Return the gradients of the weighted mean cross-entropy, weights then biases."""
         layers = self.forward(x)
         d = (softmax(layers[-1]) - target) * (weight / weight.sum())[:, None]
-        of_weights: list[F32] = []
-        of_biases: list[F32] = []
-        for i in range(len(self.weights) - 1, -1, -1):
-            of_weights.insert(0, layers[i].T @ d)
-            of_biases.insert(0, d.sum(axis=0))
-            if i:
-                d = (d @ self.weights[i].T) * (layers[i] > 0)
-        return of_weights + of_biases
-
-    def emit(self, graph: Graph, x: str) -> str:
-        """Add the network to a graph; return its logits."""
-        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = graph.add(graph.op("MatMul", x, graph.const(w)), graph.const(b))
-            x = graph.op("Relu", x) if i < len(self.weights) - 1 else x
-        return x
+        return self.backward(layers, d)
 
 
 def softmax(logits: F32) -> F32:
@@ -100,27 +71,18 @@ def fit(
     """Return the network that was best on the validation data (columns, labels, weights)."""
     net = Classifier(x.shape[1], classes, seed)
     rng = np.random.default_rng(seed + 1)
-    parameters = [*net.weights, *net.biases]
-    first = [np.zeros_like(p) for p in parameters]
-    second = [np.zeros_like(p) for p in parameters]
+    parameters = net.parameters
     target = np.full((len(label), classes), SMOOTH / classes, np.float32)
     target[np.arange(len(label)), label] += 1 - SMOOTH
     best, best_loss = [p.copy() for p in parameters], np.inf
     each = max(len(label) // BATCH, 1)
-    steps, step = epochs * each, 0
+    adam = Adam(parameters, epochs * each, pulls=[DECAY if p.ndim > 1 else 0.0 for p in parameters])
     for epoch in range(epochs):
         order = rng.permutation(len(label))
         for begin in range(0, each * BATCH, BATCH):
             rows = order[begin : begin + BATCH]
             shown = x[rows] * (rng.random((len(rows), x.shape[1])) >= LEFT_OUT)
-            step += 1
-            rate = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-            shrink = rate * (1 - BETA_2**step) ** 0.5 / (1 - BETA_1**step)
-            for i, g in enumerate(net.gradients(shown.astype(np.float32), target[rows], weight[rows])):
-                first[i] += (1 - BETA_1) * (g - first[i])
-                second[i] += (1 - BETA_2) * (g * g - second[i])
-                pull = DECAY if parameters[i].ndim > 1 else 0.0
-                parameters[i] -= shrink * first[i] / (np.sqrt(second[i]) + EPSILON) + rate * pull * parameters[i]
+            adam.step(net.gradients(shown.astype(np.float32), target[rows], weight[rows]))
         known, wanted, counts = validation
         loss = cross_entropy(softmax(net.logits(known)), wanted, counts)
         if loss < best_loss:

@@ -6,27 +6,24 @@ p10 = p50 - s softplus(a), p90 = p50 + s softplus(b): they can never cross.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from models_onnx.train.mlp import Adam, Mlp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from models_onnx.train.graph import Graph
-
     F32 = NDArray[np.float32]
 
 QUANTILES = (0.1, 0.5, 0.9)
 HIDDEN = (64, 32)
 BATCH = 512
-RATE, DECAY = 2e-3, 1e-4  # Adam's first step size (it falls to nothing along a cosine), and the pull of weights to 0
-BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Kingma and Ba 2015
+DECAY = 1e-4  # the pull of weights to 0
 TAUS = np.array(QUANTILES, np.float32)
 
 
@@ -58,25 +55,13 @@ class Scaling:
         return np.concatenate((seen, unknown[:, list(self.gaps)].astype(np.float32)), axis=1)
 
 
-class Net:
-    """Two hidden layers, three outputs."""
+class Net(Mlp):
+    """Two hidden layers, three outputs: m, a and b."""
 
     def __init__(self, inputs: int, seed: int, hidden: tuple[int, int] = HIDDEN) -> None:
-        """Begin with random weights (He et al. 2015), the spreads at about one."""
-        rng = np.random.default_rng(seed)
-        sizes = (inputs, *hidden, 3)
-        self.weights = [rng.normal(0, (2 / a) ** 0.5, (a, b)).astype(np.float32) for a, b in pairwise(sizes)]
-        self.weights[-1] *= 0.1
-        self.biases = [np.zeros(b, np.float32) for b in sizes[1:]]
+        """Begin with the spreads at about one."""
+        super().__init__((inputs, *hidden, 3), seed)
         self.biases[-1][1:] = 0.5
-
-    def forward(self, x: F32) -> list[F32]:
-        """Return the activations of each layer; the last are the outputs."""
-        layers = [x]
-        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
-            z = layers[-1] @ w + b
-            layers.append(np.maximum(z, 0) if i < len(self.weights) - 1 else z)
-        return layers
 
     def quantiles(self, x: F32) -> F32:
         """Return the three quantiles of the scaled residual, [rows, 3]."""
@@ -91,21 +76,7 @@ class Net:
         d[:, 0] = slope.sum(axis=1)
         d[:, 1] = -slope[:, 0] * _sigmoid(z[:, 1])
         d[:, 2] = slope[:, 2] * _sigmoid(z[:, 2])
-        of_weights: list[F32] = []
-        of_biases: list[F32] = []
-        for i in range(len(self.weights) - 1, -1, -1):
-            of_weights.insert(0, layers[i].T @ d)
-            of_biases.insert(0, d.sum(axis=0))
-            if i:
-                d = (d @ self.weights[i].T) * (layers[i] > 0)
-        return of_weights + of_biases
-
-    def emit(self, graph: Graph, x: str) -> str:
-        """Add the network to a graph; return its outputs (m, a, b)."""
-        for i, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = graph.add(graph.op("MatMul", x, graph.const(w)), graph.const(b))
-            x = graph.op("Relu", x) if i < len(self.weights) - 1 else x
-        return x
+        return self.backward(layers, d)
 
 
 def pinball(y: NDArray[np.floating], quantiles: NDArray[np.floating]) -> float:
@@ -128,22 +99,15 @@ def fit(
     """Return the network that was best on the validation data; ``y`` is the scaled residual."""
     net = Net(x.shape[1], seed)
     rng = np.random.default_rng(seed + 1)
-    parameters = [*net.weights, *net.biases]
-    first = [np.zeros_like(p) for p in parameters]
-    second = [np.zeros_like(p) for p in parameters]
+    parameters = net.parameters
     best, best_loss = [p.copy() for p in parameters], np.inf
-    steps, step = epochs * max(len(y) // BATCH, 1), 0
+    each = max(len(y) // BATCH, 1)
+    adam = Adam(parameters, epochs * each, pulls=[DECAY] * len(parameters))
     for epoch in range(epochs):
         order = rng.permutation(len(y))
-        for begin in range(0, max(len(y) // BATCH, 1) * BATCH, BATCH):
+        for begin in range(0, each * BATCH, BATCH):
             rows = order[begin : begin + BATCH]
-            step += 1
-            rate = RATE * 0.5 * (1 + math.cos(math.pi * step / steps))
-            shrink = rate * (1 - BETA_2**step) ** 0.5 / (1 - BETA_1**step)
-            for i, g in enumerate(net.gradients(x[rows], y[rows])):
-                first[i] += (1 - BETA_1) * (g - first[i])
-                second[i] += (1 - BETA_2) * (g * g - second[i])
-                parameters[i] -= shrink * first[i] / (np.sqrt(second[i]) + EPSILON) + rate * DECAY * parameters[i]
+            adam.step(net.gradients(x[rows], y[rows]))
         loss = pinball(y_validation, net.quantiles(x_validation))
         say(f"epoch {epoch + 1}: pinball {loss:.4f} on validation farms")
         if loss < best_loss:
