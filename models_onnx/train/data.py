@@ -9,11 +9,9 @@ so that a model has to look at how restless a house has been lately, instead of 
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Literal
 from zoneinfo import ZoneInfo
 
@@ -29,6 +27,7 @@ from agent.strains import strain_of
 from agent.window import DAY_MS, FlockContext, Window
 from models_onnx.farm.campaign import campaign
 from models_onnx.farm.farm import simulate
+from models_onnx.train.job import in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -495,10 +494,7 @@ def _measured(window: Window, flock: FlockData, ats: Sequence[datetime], wanted:
 def samples_of(farms: Farms, wanted: Wanted, *, per_day: int, held: bool, processes: int = 1) -> Samples:
     """Return samples of all flocks of some farms; see ``collect``. The number of processes changes nothing in them."""
     one = partial(_samples_of_one, farms, wanted, per_day, held)
-    if processes == 1 or farms.count == 1:
-        return joined([one(number) for number in range(farms.count)])
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return joined(list(pool.map(one, range(farms.count))))
+    return joined(in_processes(processes, one, range(farms.count)))
 
 
 def _samples_of_one(farms: Farms, wanted: Wanted, per_day: int, held: bool, number: int) -> Samples:  # noqa: FBT001 - mapped

@@ -12,10 +12,8 @@ fault that creeps in adds up, where an expectation that looks at yesterday would
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from multiprocessing import get_context
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -27,7 +25,7 @@ from models_onnx.train.bundle import digest_of, for_selftest, manifest_text, ref
 from models_onnx.train.card import expect_card
 from models_onnx.train.data import Farms, Wanted, samples_of
 from models_onnx.train.graph import Graph
-from models_onnx.train.job import SEED
+from models_onnx.train.job import SEED, in_processes
 from models_onnx.train.judging import HOUR_S, Head, held_by, limits_of, rates_of, traces_of
 from models_onnx.train.net import QUANTILES, Net, Scaling, calibrated, fit, pinball
 from models_onnx.train.terms import Terms
@@ -458,11 +456,7 @@ def train(
     """Return a network for every head, fitted on ``samples``, stopped and calibrated on ``validation``."""
     taught = lessons(samples, validation)
     seeds, times = [seed + number for number in range(len(HEADS))], [epochs] * len(HEADS)
-    if processes == 1:
-        trained = list(map(Lesson.learnt, taught, seeds, times))
-    else:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            trained = list(pool.map(Lesson.learnt, taught, seeds, times))
+    trained = in_processes(processes, Lesson.learnt, taught, seeds, times)
     for head, lesson, of in zip(HEADS, taught, trained, strict=True):
         say(
             f"expect {head.name}: {len(lesson.y):,} samples, {lesson.x.shape[1]} columns, pinball "

@@ -18,6 +18,7 @@ from agent.replay import Replay
 from agent.signals import base_of
 from agent.watch import KNOWN_SHARE
 from models_onnx.train.lake import LakeRecording, changes_of
+from models_onnx.train.net import QUANTILES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 FlockName = tuple[str, str, str]
 """Site, house, flock."""
 
-TOLD = (0.1, 0.5, 0.9)
 PREDICTED_WITHIN = timedelta(days=14)  # of the end: what was said earlier is not what anybody acts on
 FACTS = ("placed_on", "birds_placed", "strain", "sex", "parent_age_weeks", "planned_end_on")
 
@@ -59,7 +59,7 @@ class Hindsight:
         number = {flock: i for i, flock in enumerate(sorted(wanted))}
         flocks = self.flocks.get(output, [])
         chosen = [i for i, flock in enumerate(flocks) if flock in number]
-        rows = np.array([self.rows[output][i] for i in chosen], np.float64).reshape(-1, len(TOLD) + 1)
+        rows = np.array([self.rows[output][i] for i in chosen], np.float64).reshape(-1, len(QUANTILES) + 1)
         return rows, np.array([number[flocks[i]] for i in chosen], np.int64)
 
 
@@ -132,7 +132,7 @@ class _Looker:
                 if not np.isfinite(actual.value) or known < KNOWN_SHARE or _stands(watch, feature.signal):
                     continue  # what the agent could not judge, and what it warned of: a fault is not the usual
                 quantiles = said.outputs[output.name][row, output.horizons.index(horizon)]
-                told = (quantiles[output.quantiles.index(q)] for q in TOLD)
+                told = (quantiles[output.quantiles.index(q)] for q in QUANTILES)
                 self._hindsight.add(output.name, flock, told, actual.value)
 
     def add(self, outcome: Outcome) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +25,11 @@ class Job:
 
 
 SEED = 20_261_122  # of everything drawn in training
+
+
+def in_processes(processes: int, work: Callable[..., T], *columns: Iterable[Any]) -> list[T]:
+    """Return what ``map(work, *columns)`` gives, in its order, worked out by so many processes at a time."""
+    if processes == 1:
+        return list(map(work, *columns))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:  # threads do not survive a fork
+        return list(pool.map(work, *columns))

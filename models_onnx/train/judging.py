@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +25,7 @@ from agent.watch import CERTAIN, STOPPED, is_flow
 from agent.window import DAY_MS
 from models_onnx.train.bundle import said_by
 from models_onnx.train.data import Wanted, collect, is_usual
+from models_onnx.train.job import in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -109,10 +108,7 @@ def traces(
 def traces_of(farms: Farms, directory: Path, heads: tuple[Head, ...], processes: int) -> list[Trace]:
     """Return the traces of all flocks of some farms, judged by the bundle in ``directory``."""
     one = partial(_traces_of_one, farms, directory, heads)
-    if processes == 1:
-        return [trace for number in range(farms.count) for trace in one(number)]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return [trace for found in pool.map(one, range(farms.count)) for trace in found]
+    return [trace for found in in_processes(processes, one, range(farms.count)) for trace in found]
 
 
 def _traces_of_one(farms: Farms, directory: Path, heads: tuple[Head, ...], number: int) -> list[Trace]:

@@ -23,6 +23,7 @@ import pyarrow as pa
 from agent.domain import Quality, SeriesKey, TimeQuality, to_ms
 from agent.errors import InputError
 from agent.readings import Readings
+from agent.window import DAY_MS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from ibis.expr.types import IntegerValue, Table, TimestampValue
 
 STREAMS = ("readings", "flocks", "events")
-DAY_MS = 86_400_000
 _OBJECT = r"([0-9a-z]+)-([0-9a-z]+)-\d+-\d+\.parquet$"  # gateway and generation: DESIGN of the names, docs/lake.md
 _OWN_TIME = ("arrival", "untrusted")  # times of these readings are the gateway's: they move when it is corrected
 _QUALITY = {quality.name.lower(): int(quality) for quality in Quality}

@@ -7,11 +7,9 @@ warning stands its inputs are kept with the truth beside them. So what a number 
 from __future__ import annotations
 
 import json
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +28,7 @@ from models_onnx.farm.campaign import campaign
 from models_onnx.farm.farm import simulate
 from models_onnx.farm.faults import Fault
 from models_onnx.train.data import DAYS
+from models_onnx.train.job import in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -110,12 +109,7 @@ def instants_of(farms: Campaign, expect: Path, asks: Manifest, processes: int = 
     The number of processes changes nothing in them.
     """
     one = partial(_kept_of, farms, expect, asks)
-    if processes == 1 or farms.count == 1:
-        parts = [one(number) for number in range(farms.count)]
-    else:
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            parts = list(pool.map(one, range(farms.count)))
-    return joined([row for part in parts for row in part])
+    return joined([row for part in in_processes(processes, one, range(farms.count)) for row in part])
 
 
 def joined(kept: Sequence[Kept]) -> Instants:

@@ -8,9 +8,7 @@ order of time and for the houses of one site together; so the facts of a sample 
 from __future__ import annotations
 
 import math
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import get_context
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +17,7 @@ from agent.calibration import Calibration, Weighing
 from agent.domain import from_ms
 from agent.window import curve_at, curves_of
 from models_onnx.train.data import DAYS, collect, joined
+from models_onnx.train.job import in_processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,10 +33,7 @@ ABATTOIR_SD = 0.007  # of what the abattoir tells against the birds in the house
 def samples_with_history(farms: Farms, wanted: Wanted, *, per_day: int, held: bool, processes: int = 1) -> Samples:
     """Return samples of all flocks of some farms, as ``data.samples_of``, with the facts of their houses."""
     one = partial(_of_one_farm, farms, wanted, per_day, held)
-    if processes == 1 or farms.count == 1:
-        return joined([one(number) for number in range(farms.count)])
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return joined(list(pool.map(one, range(farms.count))))
+    return joined(in_processes(processes, one, range(farms.count)))
 
 
 def _of_one_farm(farms: Farms, wanted: Wanted, per_day: int, held: bool, number: int) -> Samples:  # noqa: FBT001 - mapped

@@ -21,9 +21,9 @@ from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.config import load_config
 from agent.errors import ConfigError, FlockwatchError, InputError, UsageError
 from agent.predict import Model
-from models_onnx.train.hindsight import TOLD, Hindsight, look_back
+from models_onnx.train.hindsight import Hindsight, look_back
 from models_onnx.train.lake import STREAMS, open_folder, sites_of
-from models_onnx.train.net import pinball
+from models_onnx.train.net import QUANTILES, pinball
 from models_onnx.train.recalibrate import Correction, fitted, write_recalibrated
 from sync.cloud import open_cloud
 
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(chosen: argparse.Namespace) -> int:
     config = load_config(chosen.config)
     bundle = load_bundle(find_bundle(chosen.bundles or shipped_directory(), chosen.name))
-    if not any(set(output.quantiles) >= set(TOLD) for output in bundle.manifest.output):
+    if not any(set(output.quantiles) >= set(QUANTILES) for output in bundle.manifest.output):
         message = f"{bundle}: no output of it says p10, p50 and p90: there is nothing that could be set right"
         raise UsageError(message)
     model, hindsight = Model(bundle), Hindsight()
