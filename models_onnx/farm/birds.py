@@ -45,6 +45,8 @@ BAD_DAY_SHARE, SLOW_RISE_SHARE = 0.2, 0.25  # of the flocks; assumed
 FIRST_NIGHTS_H = 1.0  # dark hours in the first week: common practice, the law allows it [S55]
 NIGHT_FROM_DAY = 7  # from then on at least 6 h of dark [S55]
 DAWN_MIN = 15  # dimming; assumed
+# a night in two parts, of houses below that share: 4 h at a stretch are the law [S55], so of 6 h two thirds; assumed
+SPLIT_SHARE, SPLIT_FROM_H, SPLIT_AFTER, SPLIT_H = 0.3, 5.0, 2 / 3, 2.0
 MORNING_H, EVENING_H = 0.8, 1.2  # how long the meals after lights-on and before lights-off last; assumed
 DARK_ACTIVITY = 0.75  # heat in the dark as a share of that in the light; CIGR gives a day's wave; size assumed
 
@@ -284,15 +286,20 @@ class Birds:
         dark = np.where(self.age < NIGHT_FROM_DAY, FIRST_NIGHTS_H, np.where(last_days, p["last_dark_h"], p["dark_h"]))
         day = 24 - dark
         since_on = np.mod(hour - p["lights_on_h"], 24)
-        to_off = day - since_on
-        is_day = to_off > 0
+        # a night in two parts: an hour or two of its light comes in the dark, after two thirds of it
+        woken = np.where((p["night_split"] < SPLIT_SHARE) & (dark >= SPLIT_FROM_H), SPLIT_H, 0.0)
+        to_off = day - woken - since_on
+        since_woken = -to_off - dark * SPLIT_AFTER
+        to_sleep = woken - since_woken
+        is_day = (to_off > 0) | ((since_woken > 0) & (to_sleep > 0))
         dawn = DAWN_MIN / 60
-        lit = np.where(is_day, np.minimum(np.minimum(since_on, to_off) / dawn, 1), 0)
+        edge = np.where(to_off > 0, np.minimum(since_on, to_off), np.minimum(since_woken, to_sleep))
+        lit = np.where(is_day, np.minimum(edge / dawn, 1), 0)
         activity = np.where(is_day, 1.0, DARK_ACTIVITY) * 24 / (day + DARK_ACTIVITY * dark)
         # the peaks grow with the length of the night: chicks in almost constant light have none
         morning, evening = p["morning_peak"] * dark / 6, p["evening_peak"] * dark / 6
         peaks = morning * np.exp(-since_on / MORNING_H) + evening * np.exp(-np.maximum(to_off, 0) / EVENING_H)
-        awake = np.where(is_day, 1 + peaks, 0)
+        awake = np.where(is_day, 1 + np.where(to_off > 0, peaks, 0), 0)
         total = day + morning * MORNING_H + evening * EVENING_H  # the peaks are over long before the day is
         feeding = (awake + np.where(is_day, 0, p["night_feed"])) * 24 / (total + p["night_feed"] * dark)
         drinking = (awake + np.where(is_day, 0, p["night_water"])) * 24 / (total + p["night_water"] * dark)

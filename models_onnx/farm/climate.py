@@ -64,7 +64,8 @@ EMERGENCY_AIR_CHANGES_H = 6.0  # through them at 10 K between in and out, with t
 EMERGENCY_FROM_LOST = 0.3  # of the fans, or of the inlets; assumed
 FAN_PA = 90.0  # at which axial fans move nothing any more; assumed
 DOOR_AIR_CHANGES_H, DOOR_OPENING = 6.0, 4.0  # an open gate: through it at 10 K, and beside the inlets; assumed
-STAGED_SHARE, FAN_STAGES, HEATER_BAND_K = 0.3, 10, 0.4  # of the houses of ``test``; common computers, assumed
+STAGED_SHARE = 0.3  # of the houses: common computers, assumed
+HEATER_S = 300.0  # how slowly a heater that is switched warms the air; assumed
 FOULED_DAY = 42.0  # by which ``fouling`` is reached; assumed
 COOLING_LAG_S = 900.0  # how slowly pads or fog set in; assumed
 COOLING_OVER_K = 2.0  # from none to all; assumed
@@ -128,8 +129,9 @@ class Climate:
         self._asked = self.ventilation  # before stages
         self.heating = np.zeros(n)  # of all heaters, as asked for
         self._staged = p["stages"] < STAGED_SHARE
-        self._any_staged = bool(self._staged.any())
+        self._any_staged, self._stages = bool(self._staged.any()), np.rint(p["fan_stages"])
         self._heat_integral = np.zeros(n)
+        self._burns = np.zeros(n)  # of heaters that go on and off
         self._opening = np.zeros(n)  # of the emergency openings
         self._wind = np.zeros(n)
         self.pressure = np.zeros(n)  # Pa below outside
@@ -278,7 +280,8 @@ class Climate:
 
         Ventilation goes up or down by a share of itself, less so the colder it is outside (adaptive controllers do
         that): stable from minimum ventilation in winter to all fans in summer. Heating is proportional-integral.
-        Where the computer is of the other kind, fans go in stages and heaters on and off.
+        Where the computer is of the other kind, fans go in stages, the first ones small, and heaters on and off; what
+        glows warms for some minutes more.
         """
         too_warm = self.temperature - self.set_point
         difference = np.maximum(self.temperature - outside, 3.0)
@@ -289,10 +292,12 @@ class Climate:
         self._heat_integral = limit(self._heat_integral + dt_s / 1500 * too_cold / 6, 0, 1)
         heating = np.where(warm, limit(self._heat_integral + too_cold / 6, 0, 1), 0.0)
         if self._any_staged:
-            stages = np.maximum(np.rint(self._asked * FAN_STAGES) / FAN_STAGES, minimum)
-            self.ventilation = np.where(self._staged, stages, self._asked)
-            switched = np.where(np.abs(too_cold) < HEATER_BAND_K, np.rint(self.heating), too_cold > 0) * warm
-            heating = np.where(self._staged, switched, heating)
+            stage = np.rint(np.sqrt(self._asked) * self._stages) / self._stages
+            self.ventilation = np.where(self._staged, np.maximum(stage * stage, minimum), self._asked)
+            within = np.abs(too_cold) < self._p["heater_band_k"]
+            self._burns = np.where(within, self._burns, too_cold > 0) * warm
+            glows = _mixed(self.heating, self._burns, math.exp(-dt_s / HEATER_S))
+            heating = np.where(self._staged, glows, heating)
         self.heating = heating
 
     def _open(self, dt_s: float, failing: NDArray[np.bool_]) -> None:

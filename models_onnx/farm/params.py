@@ -2,8 +2,8 @@
 
 Three sets of ranges: farms of ``train`` and ``validation`` come from the same ranges but are never the same farms;
 those of ``test`` are partly another physics (other constants, another controller, another weigher, a climate more), and
-have faults and courses of faults that no other set has (``HELD_OUT_FAULTS``, ``SHAPES``), so that a model which only
-learnt this simulator's habits shows it.
+have faults and courses of faults (``HELD_OUT_FAULTS``, ``SHAPES``), and nights in two parts, that no other set has, so
+that a model which only learnt this simulator's habits shows it.
 
 Sources: the S and F numbers are those of docs/sources.md (S32 SKOV Viper curves, S42 European flocks, S44/S45 water to
 feed, S51 Aviagen 2018 minimum ventilation, S55 lighting law 2007/43/EC, S56/S57 house sizes, S60 CIGR 2002 and its
@@ -66,7 +66,7 @@ HOUSE_RANGES: Mapping[str, Range] = {
     "co2_factor": Range(0.95, 1.05, (0.9, 1.15)),  # on Pedersen 2008 [S60]; CIGR's older 0.185 is 1.03
     "nh3_factor": Range(0.15, 0.8, (0.1, 1.3)),  # on [S61] (US litter): European litter is new each flock; assumed
     # light and behaviour
-    "lights_on_h": Range(3.0, 8.0, (0.0, 12.0)),  # hour of the day; assumed
+    "lights_on_h": Range(0.0, 24.0),  # hour of the day: people put the night where they like; assumed
     "dark_h": Range(6.0, 8.0, (4.0, 8.0)),  # from day 7: at least 6 h in all, 4 h at a stretch [S55]
     "last_dark_h": Range(1.0, 6.0),  # in the last 3 days the rule does not hold [S55]
     "lux": Range(20, 45, (20, 80)),  # at least 20 lux [S55]
@@ -117,8 +117,12 @@ HOUSE_RANGES: Mapping[str, Range] = {
     "pressure_noise_pa": Range(1.0, 4.5, (1.0, 6.0)),  # wind on the walls; assumed
     "co2_zero_poor": Range(0, 1),  # below 0.08 the zero is wrong: below 400 ppm, in one real house in 58 % of readings
     "co2_zero": Range(-300, -60),  # ppm, there; size assumed
-    "stages": Range(1.0, 1.0, (0, 1)),  # below 0.3 fans go in stages and heaters on and off: another house computer
+    "stages": Range(0, 1),  # below 0.3 fans go in stages and heaters on and off: another house computer; assumed
     "coarse": Range(0, 1),  # below 0.15 temperature and NH3 come in whole numbers, as from a real house [F1]
+    "fan_stages": Range(6, 16, (3, 24)),  # of that other house computer; assumed
+    "heater_band_k": Range(0.2, 0.8, (0.1, 1.5)),  # above and below, where its heaters go off and on; assumed
+    # below 0.3 the night comes in two parts: at least 4 of the 6 h must be at a stretch [S55], not the others
+    "night_split": Range(1.0, 1.0, (0, 1)),
 }
 
 FLOCK_RANGES: Mapping[str, Range] = {

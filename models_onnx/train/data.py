@@ -57,9 +57,10 @@ HOURLY_SHARE, DAILY_SHARE = 0.08, 0.12
 SENSOR_MISSING_SHARE = 0.06  # each signal, for the flock's whole life: whole sensors are absent on real farms [F1]
 POOR_SHARE, POOR_MISSING_SHARE = 0.2, 0.5  # of the flocks, and of their signals: many houses have but a few sensors
 COUNT_WRONG_SHARE, COUNT_WRONG_SD = 0.3, 0.05  # the live birds are what people told
-HELD_SHARE = 0.15  # of the instants: a warning stands, or stood, so one signal is masked for some time
+HELD_SHARE = 0.3  # of the instants: a warning stands, or stood, so one signal is masked for some time
 HELD_STILL_SHARE = 0.7  # of those: it still stands
-HELD_MOST_H = 72.0
+HELD_MOST_H, HELD_AFTER_H = 72.0, 12.0  # as long as a warning lasts, and as long as its time stays masked after it
+HELD_OFTEN, HELD_OFTEN_SHARE = ("water", "feed", "temperature", "weight"), 0.6  # what is told most often
 FORECAST_SHARE = 0.2  # of the instants: light and temperatures of the time that is expected are not known
 
 
@@ -538,15 +539,12 @@ def _ahead(spec: InputSpec, *, is_forecast: bool) -> timedelta:
 
 def _held(rng: np.random.Generator, at: datetime) -> dict[str, list[tuple[datetime, datetime]]]:
     """Return which signal is masked, and when, as while a warning stands or after it; mostly none."""
-    share, which, hours, is_over = (
-        rng.random(),
-        int(rng.integers(len(SIGNALS))),
-        rng.uniform(0, HELD_MOST_H),
-        rng.random(),
-    )
-    begin = at - timedelta(hours=float(hours))
-    end = at if is_over < HELD_STILL_SHARE else begin + (at - begin) * float(is_over)
-    return {SIGNALS[which]: [(begin, end)]} if share < HELD_SHARE else {}
+    share, is_often, hours, is_over, ago = rng.random(5).tolist()
+    names = HELD_OFTEN if is_often < HELD_OFTEN_SHARE else SIGNALS
+    signal = names[int(rng.integers(len(names)))]
+    begin = at - timedelta(hours=hours * HELD_MOST_H)
+    end = at if is_over < HELD_STILL_SHARE else max(at - timedelta(hours=ago * HELD_AFTER_H), begin)
+    return {signal: [(begin, end)]} if share < HELD_SHARE else {}
 
 
 def _weights(flock: FlockData, at_ms: int, days: Sequence[int]) -> list[float]:

@@ -12,6 +12,8 @@ import numpy as np
 from onnx import TensorProto, checker, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from models_onnx.train.mlp import FARTHEST
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -123,15 +125,24 @@ class Graph:
         """Return the mean size of a - b by row: how far apart what should be alike has been lately."""
         return self.mean_known(self.op("Abs", self.sub(a, b)))
 
-    def prepared(self, a: str, mean: NDArray[np.float32], spread: NDArray[np.float32], gaps: Sequence[int]) -> str:
+    def prepared(
+        self,
+        a: str,
+        mean: NDArray[np.float32],
+        spread: NDArray[np.float32],
+        gaps: Sequence[int],
+        within: float = FARTHEST,
+    ) -> str:
         """Return what the network sees of the columns of ``a``.
 
-        Each column less its mean, by its spread, within +-8, 0 where it is no number; then for the columns ``gaps``
-        whether it is none.
+        Each column less its mean, by its spread, at most ``within``, 0 where it is no number; then for the columns
+        ``gaps`` whether it is none.
         """
         unknown = self.op("IsNaN", a)
         scaled = self.div(self.sub(a, self.const(mean)), self.const(spread))
-        seen = self.op("Where", unknown, self.const(0.0), self.op("Clip", scaled, self.const(-8.0), self.const(8.0)))
+        seen = self.op(
+            "Where", unknown, self.const(0.0), self.op("Clip", scaled, self.const(-within), self.const(within))
+        )
         if not gaps:
             return seen
         return self.concat([seen, self.columns(self.op("Cast", unknown, to=TensorProto.FLOAT), gaps)])

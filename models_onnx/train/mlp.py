@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     F32 = NDArray[np.float32]
 
 RATE = 2e-3  # Adam's first step size; it falls to nothing along a cosine
+FARTHEST = 8.0  # spreads of a column, beyond which a network sees no difference
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8  # Kingma and Ba 2015
 
 

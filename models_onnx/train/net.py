@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models_onnx.train.mlp import Adam, Mlp
+from models_onnx.train.mlp import FARTHEST, Adam, Mlp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,9 +35,10 @@ class Scaling:
     spread: F32
     gaps: tuple[int, ...]  # columns that are not always known: the network is told where they are not
     target: float
+    within: float = FARTHEST  # spreads: what lies further out counts as if it lay there
 
     @classmethod
-    def of(cls, columns: F32, residual: F32) -> Scaling:
+    def of(cls, columns: F32, residual: F32, within: float = FARTHEST) -> Scaling:
         """Return the scaling that suits these columns and residuals (NaN = unknown)."""
         known = np.isfinite(columns)
         count = np.maximum(known.sum(axis=0), 1)
@@ -46,12 +47,13 @@ class Scaling:
         gaps = np.flatnonzero(~known.all(axis=0)).tolist()
         middle = residual[np.isfinite(residual)]
         target = float(np.mean(np.abs(middle - np.median(middle)))) or 1.0
-        return cls(mean.astype(np.float32), np.maximum(spread, 1e-4).astype(np.float32), tuple(gaps), target)
+        return cls(mean.astype(np.float32), np.maximum(spread, 1e-4).astype(np.float32), tuple(gaps), target, within)
 
     def prepared(self, columns: F32) -> F32:
         """Return what the network sees: the twin of ``Graph.prepared``."""
         unknown = ~np.isfinite(columns)
-        seen = np.where(unknown, 0, np.clip((columns - self.mean) / self.spread, -8, 8)).astype(np.float32)
+        scaled = np.clip((columns - self.mean) / self.spread, -self.within, self.within)
+        seen = np.where(unknown, 0, scaled).astype(np.float32)
         return np.concatenate((seen, unknown[:, list(self.gaps)].astype(np.float32)), axis=1)
 
 

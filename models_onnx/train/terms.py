@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from models_onnx.train.graph import Graph
 
 # where the numbers of differences, of their sizes, and of means begin: above those of any row
-_PAIRS, _SIZES, _MEANS = 100_000, 100_000, 300_000
+_PAIRS, _SIZES, _MEANS, _ALIKE = 100_000, 100_000, 300_000, 400_000
+_LEAST_ALIKE = 0.05  # of one row that is quite alike: less is nothing to go by
 
 
 class Terms:
@@ -41,6 +42,7 @@ class Terms:
         self._nothing = 3 * width
         self._pairs: dict[tuple[int, int], int] = {}
         self._means: dict[tuple[int, ...], int] = {}
+        self._alike: list[tuple[tuple[int, ...], tuple[int, ...], int, float]] = []
 
     def at(self, name: str, back: int, column: int) -> int:
         """Return one cell of a grid, counted from the last row."""
@@ -79,6 +81,14 @@ class Terms:
         """Return the mean size of the differences a - b that are known."""
         return self.mean([self.less(x, y) + _SIZES for x, y in zip(a, b, strict=True)])
 
+    def alike(self, terms: Sequence[int], marks: Sequence[int], mark: int, width: float) -> int:
+        """Return the mean of those cells whose mark is as ``mark``, weighed by exp(-(difference / ``width``)^2).
+
+        NaN where no mark comes near. ``marks`` are cells, one for each of ``terms``.
+        """
+        self._alike.append((tuple(terms), tuple(marks), mark, width))
+        return _ALIKE + len(self._alike) - 1
+
     def gathered(self) -> tuple[str, dict[int, int]]:
         """Return the row of everything that was asked for, and the place of each term in it."""
         g, pairs, row = self._g, len(self._pairs), self._nothing + 1
@@ -93,4 +103,21 @@ class Terms:
         place |= {_MEANS + i: row + 2 * pairs + i for i in range(len(self._means))}
         of_means = g.reshape(g.columns(values, [i for terms in padded for i in terms]), [-1, len(padded), longest])
         means = g.reshape(g.mean_known(of_means), [-1, len(padded)])
-        return g.concat([values, means]), place
+        place |= {_ALIKE + i: row + 2 * pairs + len(self._means) + i for i in range(len(self._alike))}
+        return g.concat([values, means, *(self._mean_alike(*alike) for alike in self._alike)]), place
+
+    def _mean_alike(self, terms: Sequence[int], marks: Sequence[int], mark: int, width: float) -> str:
+        g, nothing = self._g, self._g.const(0.0)
+        cells, far = (
+            g.columns(self._row, list(terms)),
+            g.sub(g.columns(self._row, list(marks)), g.columns(self._row, [mark])),
+        )
+        far = g.mul(far, g.const(1 / width))
+        weight = g.op("Exp", g.op("Neg", g.mul(far, far)))
+        unknown = g.op("IsNaN", g.add(cells, weight))
+        weight = g.op("Where", unknown, nothing, weight)
+        axis = g.const([-1], np.int64)
+        total = g.op("ReduceSum", g.mul(weight, g.op("Where", unknown, nothing, cells)), axis, keepdims=1)
+        of = g.op("ReduceSum", weight, axis, keepdims=1)
+        enough = g.op("Greater", of, g.const(_LEAST_ALIKE))
+        return g.op("Where", enough, g.div(total, of), g.const(np.nan))

@@ -151,11 +151,13 @@ def test_another_house_computer_turns_fans_in_stages_and_holds_the_set_point_nea
     assert len(seen) <= 4
     assert np.abs(np.mean(celsius) - climate.set_point[0]) < 1.5
     cold = climate_of(0.2, 7, -5, hours=12, stages=0.0)
-    heat = []
+    heat, indoors = [], []
     for _ in range(240):
         advance(cold, 0.2, 7, -5)
         heat.append(float(cold.heating[0]))
-    assert set(heat) == {0.0, 1.0}
+        indoors.append(cold.temperature[0])
+    assert np.ptp(heat) > 0.1  # it never settles
+    assert np.abs(np.array(indoors[60:]) - cold.set_point[0]).max() < 3
 
 
 def test_inlets_hold_the_pressure_and_fans_that_fail_lose_it() -> None:
