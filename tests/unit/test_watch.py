@@ -19,6 +19,7 @@ from agent.bundles import load_bundle
 from agent.clock import FarmDays
 from agent.commands import Acknowledge, Shelve, Unshelve, parse_flock_command
 from agent.config import RuleOverride
+from agent.deviation import has_stopped
 from agent.domain import (
     Doubt,
     HouseState,
@@ -39,7 +40,7 @@ from agent.predict import Predictor
 from agent.quality import QualityJudge
 from agent.readings import ReadingsBuilder
 from agent.signals import signal_of
-from agent.watch import GRID, HouseWatch, Outcome, has_stopped, judge_instant
+from agent.watch import GRID, HouseWatch, Outcome, judge_instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
