@@ -42,10 +42,10 @@ def stretched(
 ) -> tuple[F64, F64]:
     """Return p10 and p90 as they are in this house; ``stretch`` are the factors below and above p50.
 
-    An amount that the model does not hold for negative does not become so.
+    What the model does not hold for negative, as an amount, does not become so.
     """
     below, above = stretch
-    lowest = np.minimum(low, 0.0)
+    lowest = np.where(np.asarray(low) >= 0, 0.0, -np.inf)
     return np.maximum(middle - below * (middle - low), lowest), np.asarray(middle + above * (high - middle))
 
 
