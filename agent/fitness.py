@@ -8,6 +8,7 @@ Counted on what runs anyway, by farm day, in event time: the same in replay. Of 
   counted twice; of a horizon of days once a day. Over the flock so far; the hours of a day are no independent
   witnesses, so a day counts as ``DAY_COUNTS`` at most. What is told is far off, and chance alone would bring it less
   than once in a thousand.
+- **stretch**: how wide the bands must be in this house (``agent.bands``). It goes over to the next flock.
 - **error**: when a flock has left and its slaughter weight was told, what was predicted for that day before.
 
 Each kind is told once for each flock; a state that has begun ends only well inside its limit.
@@ -54,6 +55,7 @@ FAR_OFF, NEAR_AGAIN = 0.15, 0.10  # our judgement: a band that holds 90 % in one
 DRIFT_OVER = 0.8  # of the limit: what drifted has come back
 SCORED_LEADS = (1, 2, 5, 7, 14)  # days before slaughter
 TARGET = "weight_g"
+AS_TRAINED = (1.0, 1.0)  # a band that is not stretched
 LONGEST_TOLD = 5  # columns or rules that a reason names
 
 
@@ -96,6 +98,7 @@ class FitFlock:
     told: tuple[str, ...] = ()  # kinds of events
     truth_g: float | None = None  # at slaughter
     scores: tuple[Score, ...] = ()
+    bands: dict[str, tuple[float, float]] = field(default_factory=dict)  # by output/horizon: stretched below, above
 
 
 @dataclass(slots=True)
@@ -118,6 +121,7 @@ class _Life:
     days: deque[FitDay] = field(default_factory=lambda: deque(maxlen=KEPT_DAYS))  # of the flock, those that are over
     flock: FitFlock | None = None
     past: dict[str, FitFlock] = field(default_factory=dict)  # by flock: those whose weight was told
+    bands: dict[str, tuple[float, float]] = field(default_factory=dict)  # of the house, flock after flock
 
 
 class Fitness:
@@ -139,7 +143,7 @@ class Fitness:
                 if known.truth_g is not None:
                     life.past[known.flock] = known
                 if life.flock is None or known.updated_ms > life.flock.updated_ms:
-                    life.flock = known
+                    life.flock, life.bands = known, dict(known.bands)
         for day in days:
             life = self._lives.get(day.model, _Life())
             if day.house == self._house and life.flock is not None and life.flock.flock == day.flock:
@@ -190,6 +194,15 @@ class Fitness:
         if life is not None and life.today is not None:
             n, inside = life.today.held.get(rule, (0, 0))
             life.today.held[rule] = n + 1, inside + (low <= actual <= high)
+
+    def stretch(self, model: str, band: str) -> tuple[float, float]:
+        """Return how far a model's band is stretched in this house, below and above p50."""
+        life = self._lives.get(model)
+        return life.bands.get(band, AS_TRAINED) if life else AS_TRAINED
+
+    def stretch_to(self, model: str, band: str, stretch: tuple[float, float]) -> None:
+        """Keep what a band has learnt; stored with the counts."""
+        self._lives.setdefault(model, _Life()).bands[band] = stretch
 
     def predict(self, made: Iterable[Prediction]) -> None:
         """Keep the first prediction of each farm day, for when its truth is known."""
@@ -245,7 +258,9 @@ class Fitness:
             life = self._lives[model]
             rows += [life.days[-1]] if life.days else []
             rows += [self._as_row(model, life.today)] if life.today else []
-            rows += [life.flock] if life.flock else []
+            if life.flock:
+                stretched = {band: (round(below, 3), round(above, 3)) for band, (below, above) in life.bands.items()}
+                rows.append(replace(life.flock, bands=stretched))
         events, self._events = self._events, []
         self._changed.clear()
         return rows, events

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agent.fitness import FitFlock
 
 FLOCKS_SHOWN = 6  # whose slaughter weight is known: a year's
+FAR_STRETCHED = 1.5  # our judgement: a band that much wider than the model's own tells that the house is another
 CLOCKS_SHOWN = 20  # the last ones; nearly always there are one or two
 _WATCHED = ("readings", "warnings", "predictions")
 
@@ -161,6 +162,7 @@ def fitness_values(config: Config) -> list[dict[str, Any]]:
                 rule: {"share": round(inside / n, 3), "counted": n} for rule, (n, inside, *_) in fit.held.items() if n
             },
             "off": fit.off,
+            "stretch": fit.bands,
             "slaughter": [_scored(one) for one in known if (one.model, one.house) == (model, house) and one.truth_g],
         }
         for (model, house), fit in sorted(newest.items())
@@ -197,6 +199,13 @@ def fitness_lines(values: Iterable[Mapping[str, Any]]) -> list[str]:
         lines.append(
             f"  {value['house']}, flock {value['flock']}: {drift}" + (f"; within p10 to p90: {held}" if held else "")
         )
+        far = [
+            f"{band.partition('/')[0]} {max(stretch):.1f} times {'below' if stretch[0] > stretch[1] else 'above'}"
+            for band, stretch in value["stretch"].items()
+            if max(stretch) > FAR_STRETCHED
+        ]
+        if far:
+            lines.append(f"  {value['house']}: bands much wider here than in training: {', '.join(far)}")
         for flock in value["slaughter"][-FLOCKS_SHOWN:]:
             errors = ", ".join(f"{p['lead_days']} d before {p['error_pct']:+.1f} %" for p in flock["predicted"])
             lines.append(

@@ -12,12 +12,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent import bands, mortality
 from agent import flock as flock_life
 from agent import judge as judging
-from agent import mortality
 from agent.alerts import deviation_pct
 from agent.calibration import COURSE_SIGNALS, MEASURED, Calibration, measured_at_end
 from agent.commands import Acknowledge, Shelve
+from agent.deviation import (
+    DEFAULT_JUDGE,
+    has_stopped,
+    is_flow,
+    is_judged,
+    is_told,
+    kind_of_horizon,
+    modelled_rules,
+    off_by,
+    score_of,
+)
 from agent.domain import (
     PUBLISHED_STATES,
     Cause,
@@ -39,7 +50,7 @@ from agent.errors import InputError
 from agent.explain import direction_of, explain
 from agent.fitness import Fitness
 from agent.flock import HouseLife, day_number
-from agent.manifest import NO_FAULT, Judge, horizon_s
+from agent.manifest import NO_FAULT, horizon_s
 from agent.mortality import Foreseen
 from agent.rules import KINDS, kind_of, rule_by_default, rule_of, severity_of
 from agent.sensors import TOLD_BY_PEOPLE, Sensors
@@ -67,24 +78,16 @@ if TYPE_CHECKING:
 GRID = timedelta(minutes=10)
 """The step of event time: fine enough to find a stopped flow within the hour, coarse enough for a small gateway."""
 
-FAST = timedelta(hours=6)
-"""An expectation over less than this is judged as a deviation, over more as a trend."""
-
 HOLD = {"deviation": timedelta(days=2), "trend": timedelta(days=4)}  # our judgement, as the other times here
 """How long models look at the course before a warning instead of at the fault; after that the new course is normal."""
 
-MASKED_AFTER = timedelta(hours=24)
+MASKED_AFTER = timedelta(hours=12)
 """How long a fault that is over stays masked from the models, so that its recovery is no second fault. No longer: what
-is masked cannot be learnt, and were the warning false, a model that is kept blind would only repeat it."""
+is masked cannot be learnt, and were the warning false, a model that is kept blind would only repeat it. Our judgement:
+half a day, so that what comes every day (a night, an hour of feeding) is seen when it comes again."""
 
 KNOWN_SHARE = 0.75
 """So much of its course so far must have been measured before a flock is held against it: two nights of three."""
-
-STOPPED, CERTAIN = 0.45, 0.7
-"""A flow has stopped if less than this share of p50 flows where p10 is at least that share of it. Our judgement, tried
-on simulated flocks (validation, rough ones among them): a water line shut by 70 to 100 % was told 50 to 70 minutes
-after, on day 4 too, where it had taken 80 or was not told; three false warnings more in 292 house-days, of water and
-feed together."""
 
 OLDEST_DAY = 56
 """The breed curves end at this age, and no model is asked beyond it: a flock that nobody ended does not grow on."""
@@ -362,11 +365,12 @@ class HouseWatch:
         if any(fact.startswith("house.") for spec in specs for fact in spec.facts):
             context = replace(context, facts=self.calibration.facts(self.house, at))
         if not is_judged:
-            return [(None, self.window.inputs(specs, at, context, self._masks(at)))]
+            return [(None, self.window.inputs(specs, at, context, self._masks(at, at)))]
         inputs: list[tuple[str | None, HouseInputs]] = []
         for horizon in dict.fromkeys(horizon for output in due.outputs for horizon in output.horizons):
             back = timedelta(seconds=horizon_s(horizon) or 0)
-            inputs.append((horizon, self.window.inputs(specs, at - back, context, self._masks(at), ahead=back)))
+            masks = self._masks(at, at - back)
+            inputs.append((horizon, self.window.inputs(specs, at - back, context, masks, ahead=back)))
         return inputs
 
     def cause_inputs(self, specs: Sequence[InputSpec], at: datetime) -> HouseInputs | None:
@@ -408,8 +412,13 @@ class HouseWatch:
         """Return the standings whose causes a model may name: what is out of course, by a model or by the dead."""
         return [s for s in self.standings.values() if s.state in _OUT_OF_COURSE and kind_of(s.rule) in _EXPLAINED]
 
-    def _masks(self, at: datetime) -> Masks:
-        """Return when each signal was out of its course: the model must not learn a fault as the normal."""
+    def _masks(self, at: datetime, end: datetime) -> Masks:
+        """Return when each signal was out of its course: the model must not learn a fault as the normal.
+
+        ``end`` is that of the model's window. A fault that was over by then is masked for ``MASKED_AFTER`` from its
+        end on and no longer, whatever else remembers it: masked for days, a night that was once told falsely would be
+        hidden when the next one comes, expected of a model that never saw a night, and told falsely again.
+        """
         masks: dict[str, list[tuple[datetime, datetime]]] = {}
         for standing in self.standings.values():
             hold = HOLD.get(kind_of(standing.rule))
@@ -417,8 +426,9 @@ class HouseWatch:
                 continue
             if at - standing.since <= hold:
                 masks.setdefault(_signal_of(standing.rule), []).append((self._began(standing), at))
-        for rule, begin, end in self._faults:
-            masks.setdefault(_signal_of(rule), []).append((begin, end))
+        for rule, begin, over in self._faults:
+            if end - over < MASKED_AFTER:
+                masks.setdefault(_signal_of(rule), []).append((begin, over))
         return masks
 
     def _began(self, standing: Standing) -> datetime:
@@ -431,7 +441,7 @@ class HouseWatch:
         is_over = before.state in PUBLISHED_STATES and after.state is WarningState.NORMAL
         if is_over and not outlasted and before.rule in self._spans:
             self._faults.append((before.rule, self._began(before), before.back_since or at))
-        longest = max((MASKED_AFTER, *self._spans.values()))
+        longest = MASKED_AFTER + max(self._spans.values(), default=timedelta(0))
         self._faults = [fault for fault in self._faults if at - fault[2] <= longest]
 
     def _context(self, flock: Flock) -> FlockContext:
@@ -492,7 +502,8 @@ class HouseWatch:
             self._found.clear()
         expected, counted = self._expectations(results, at), self._mortality(results, at)
         self._found |= counted
-        evidence = {**_worst(expected), **counted, **self._sensors_evidence(at, monotonic)}
+        worst = _worst((name, found) for name, _, found in expected)
+        evidence = {**worst, **counted, **self._sensors_evidence(at, monotonic)}
         events: list[WarningEvent] = []
         changed: list[Standing] = []
         for name in dict.fromkeys((*evidence, *self.standings)):
@@ -516,11 +527,11 @@ class HouseWatch:
     def _see_fitness(
         self,
         results: Sequence[HouseResult],
-        expected: Iterable[tuple[str, Evidence]],
+        expected: Iterable[tuple[str, str, Evidence]],
         predictions: Sequence[Prediction],
         at: datetime,
     ) -> None:
-        """Let it be counted what the models were fed, and whether what they said holds."""
+        """Let it be counted what the models were fed, and whether what they said holds; the bands learn from it."""
         flock = self.life.flock
         if flock is None or not results:
             return
@@ -534,11 +545,23 @@ class HouseWatch:
             if is_hour:
                 age = day_number(flock, at, self.days)
                 self.fitness.feed(model, result.manifest.input, result.inputs.tensors, at, age)
-        for name, evidence in expected:
+        for name, band, evidence in expected:
             rule = self._rule(name)
             if rule is not None and evidence.over_s is not None and self._applies(rule, at):
                 self.fitness.hold(name, evidence, timedelta(seconds=evidence.over_s), at)
+                self._learn(name, band, evidence)
         self.fitness.predict(predictions)
+
+    def _learn(self, name: str, band: str, evidence: Evidence) -> None:
+        """Let a band learn how wide it must be here, unless a fault could be what it learns."""
+        stands = self.standings.get(name)
+        actual, low, high = evidence.actual, evidence.low, evidence.high
+        if evidence.score is None or actual is None or low is None or high is None:
+            return
+        if stands is None or stands.state is WarningState.NORMAL:
+            model = f"{evidence.model}/{evidence.model_version}"
+            stretch = bands.learnt(self.fitness.stretch(model, band), actual, low, high, bands.RATE[kind_of(name)])
+            self.fitness.stretch_to(model, band, (float(stretch[0]), float(stretch[1])))
 
     def name_causes(self, outcome: Outcome, result: HouseResult | None, *, is_due: bool) -> Outcome:
         """Return what was judged, with the probable causes that a model named.
@@ -603,9 +626,9 @@ class HouseWatch:
 
     # --- evidence
 
-    def _expectations(self, results: Sequence[HouseResult], at: datetime) -> list[tuple[str, Evidence]]:
-        """Return what the models expected against what was measured, an evidence of each output, with its rule."""
-        evidence: list[tuple[str, Evidence]] = []
+    def _expectations(self, results: Sequence[HouseResult], at: datetime) -> list[tuple[str, str, Evidence]]:
+        """Return what the models expected against what was measured: of each output its rule, its band, an evidence."""
+        evidence: list[tuple[str, str, Evidence]] = []
         raw: list[tuple[str, Evidence]] = []  # as found, whatever the rules make of it
         flock = self.life.flock
         if flock is None:
@@ -616,7 +639,7 @@ class HouseWatch:
                 continue
             length_s = horizon_s(result.horizon) or 0
             for output, feature, actual in self.actuals(result.manifest, result.horizon, at):
-                name = f"{_kind_of_horizon(length_s)}-{feature.signal}"
+                name = f"{kind_of_horizon(length_s)}-{feature.signal}"
                 quantiles = result.outputs[output.name][output.horizons.index(result.horizon)]
                 scale = self._scale(feature, context, at)
                 found = self._held_against(name, output, feature, quantiles, actual, scale, result, at)
@@ -625,7 +648,7 @@ class HouseWatch:
                     found = replace(found, score=0.0)
                 if self._is_told_already(name, at, length_s):
                     found = replace(found, score=None, why="its last days hold a fault that was told")
-                evidence.append((name, found))
+                evidence.append((name, _band_of(output, result), found))
         self._found |= _worst(raw)
         return evidence
 
@@ -663,7 +686,7 @@ class HouseWatch:
         key = (manifest.name, manifest.version, horizon)
         judged = self._judged.get(key)
         if judged is None:
-            outputs = tuple(o for o in manifest.output if _is_judged(o) and horizon in o.horizons)
+            outputs = tuple(o for o in manifest.output if is_judged(o) and horizon in o.horizons)
             judged = self._judged[key] = _Judged(outputs, tuple(o.of for o in outputs if o.of is not None))
         return judged
 
@@ -687,6 +710,8 @@ class HouseWatch:
     ) -> Evidence:
         """Return the evidence of one measured value against one expectation."""
         low, middle, high = (float(quantiles[output.quantiles.index(q)]) for q in (0.1, 0.5, 0.9))
+        stretch = self.fitness.stretch(f"{result.manifest.name}/{result.manifest.version}", _band_of(output, result))
+        low, high = (float(edge) for edge in bands.stretched(low, middle, high, stretch))
         rule = self._rule(name)
         common = Evidence(
             score=None,
@@ -706,13 +731,10 @@ class HouseWatch:
         if not np.isfinite(actual.value):
             why = self._why_unknown(feature.signal, at) or f"only {actual.coverage:.0%} of it was measured"
             return replace(common, why=why)
-        limits = output.judge or _DEFAULT_JUDGE
-        off = actual.value - middle
-        half = max((middle - low) if off < 0 else (high - middle), limits.floor, _SMALLEST_HALF_BAND)
-        limit = (limits.low if off < 0 else limits.high) * (rule.threshold if rule else 1.0)
-        score = abs(off) / half / limit
-        if is_flow(feature, horizon_s(result.horizon or "") or 0) and has_stopped(actual.value, low, middle):
-            score = max(score, 1.0)
+        limits, threshold = output.judge or DEFAULT_JUDGE, rule.threshold if rule else 1.0
+        stopped = is_flow(feature, common.over_s or 0) & has_stopped(actual.value, low, middle)
+        off = off_by(actual.value, low, middle, high, limits.floor)
+        score = float(score_of(off, limits.low * threshold, limits.high * threshold, stopped))
         return replace(
             common, score=score, actual=actual.value * scale, severity=severity_of(score, rule) if rule else None
         )
@@ -766,7 +788,7 @@ class HouseWatch:
                 continue
             manifest = result.manifest
             for output in manifest.output:
-                if not _is_prediction(output):
+                if not is_told(output):
                     continue
                 for horizon, quantiles in zip(output.horizons, result.outputs[output.name], strict=True):
                     target_at = self._target_at(horizon, flock, at)
@@ -800,7 +822,7 @@ class HouseWatch:
             if manifest.task != "custom" or manifest.foresight is not None:
                 continue
             for output in manifest.output:
-                if _is_prediction(output):
+                if is_told(output):
                     continue
                 yield Opinion(
                     house=self.house,
@@ -920,28 +942,12 @@ class HouseWatch:
         return self._event(after, before.state, reason, at)
 
 
-def is_flow(feature: Feature, length_s: int) -> bool:
-    """Tell whether an expectation is of an amount over so short a time that its stop shows."""
-    return feature.aggregate == "sum" and timedelta(seconds=length_s) <= FAST
-
-
-def has_stopped(actual: float, low: float, middle: float) -> bool:
-    """Tell whether a flow has stopped: far below p50 (``middle``), where p10 (``low``) says that most of it is certain.
-
-    A limit in half bands cannot say so of young flocks, where a half band is a large share of what flows.
-    """
-    return low > 0 and actual <= STOPPED * middle and low >= CERTAIN * middle
-
-
-_TOLD = {0.1, 0.5, 0.9}  # the quantiles that expectations and predictions are told by
 _OF_SENSORS = frozenset({"missing", "stuck", "disagree"})
 _MODELLED = frozenset({"deviation", "trend"})
 _EXPLAINED = _MODELLED | {"mortality"}
 _MOVING = frozenset(WarningState) - {WarningState.NORMAL}
 _OUT_OF_COURSE = frozenset({WarningState.PENDING, *PUBLISHED_STATES})
 _UNSHELVED = frozenset({WarningState.ACTIVE, WarningState.ACKNOWLEDGED})
-_DEFAULT_JUDGE = Judge(low=3.0, high=3.0)  # half bands; a manifest that was calibrated says its own
-_SMALLEST_HALF_BAND = 1e-9
 
 
 _MOST_CAUSES, _SMALLEST_PROBABILITY = 5, 0.02  # what is told of a cause model's answer
@@ -977,8 +983,9 @@ class _Judged:
     features: tuple[Feature, ...]
 
 
-def _is_judged(output: Output) -> bool:
-    return output.of is not None and output.meaning == "quantiles" and set(output.quantiles) >= _TOLD
+def _band_of(output: Output, result: HouseResult) -> str:
+    """Return what the band of an output is known by: each horizon has its own."""
+    return f"{output.name}/{result.horizon}"
 
 
 def _worst(expected: Iterable[tuple[str, Evidence]]) -> dict[str, Evidence]:
@@ -993,11 +1000,6 @@ def _worst(expected: Iterable[tuple[str, Evidence]]) -> dict[str, Evidence]:
         if so_far is None or (found.score is not None and (so_far.score is None or found.score > so_far.score)):
             worst[name] = found
     return worst
-
-
-def _is_prediction(output: Output) -> bool:
-    """Tell whether an output is told as a prediction: by these three quantiles."""
-    return output.meaning == "quantiles" and set(output.quantiles) >= _TOLD
 
 
 def _named(output: Output, values: NDArray[np.float64]) -> dict[str, float]:
@@ -1017,19 +1019,6 @@ def _named(output: Output, values: NDArray[np.float64]) -> dict[str, float]:
 
 def _delays_of(standing: Standing) -> tuple[datetime | None, datetime | None]:
     return standing.back_since, standing.unknown_since
-
-
-def _kind_of_horizon(length_s: int) -> str:
-    return "deviation" if timedelta(seconds=length_s) <= FAST else "trend"
-
-
-def modelled_rules(outputs: Iterable[Output]) -> Iterator[tuple[str, timedelta]]:
-    """Yield the rules that the outputs of a model judge, each with the time that it looks over."""
-    for output in outputs:
-        if output.of is not None and _is_judged(output):
-            for horizon in output.horizons:
-                length_s = horizon_s(horizon) or 0
-                yield f"{_kind_of_horizon(length_s)}-{output.of.signal}", timedelta(seconds=length_s)
 
 
 def _foreseen_by(results: Sequence[HouseResult]) -> Foreseen | None:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from agent.bundles import find_bundle, load_bundle, shipped_directory
+from agent.deviation import modelled_rules
 from agent.errors import BundleError
 from agent.manifest import DAY_S, NO_FAULT, UNKNOWN_CAUSE, Feature, Grid, InputSpec, Output, parse_manifest
 from agent.predict import Model
-from agent.watch import modelled_rules
 from models_onnx.farm.params import HELD_OUT_FAULTS
 from models_onnx.train.bundle import SELFTEST_ROWS, Head, digest_of, manifest_text, said_by, write_bundle
 from models_onnx.train.card import cause_card

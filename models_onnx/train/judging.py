@@ -1,8 +1,9 @@
 """How far from its expectation a healthy flock strays: the limits of each output, by the agent's own rules.
 
 Healthy flocks of validation farms are judged as the agent judges them, every ten minutes (the day's outputs every
-hour), with its deadband and delays, the outputs that share a rule together. The limits are the smallest that raise no
-more false warnings than allowed, each side of each output its equal part.
+hour), with its deadband and delays, the outputs that share a rule together, and their bands stretched as the house has
+taught them by then (``agent.bands``). The limits are the smallest that raise no more false warnings than allowed, each
+side of each output its equal part.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent.bands import RATE, learnt, stretched
 from agent.bundles import load_bundle
+from agent.deviation import has_stopped, is_flow, off_by, score_of
 from agent.domain import Evidence, Standing, WarningState, from_ms
 from agent.judge import judge
 from agent.manifest import Judge
 from agent.predict import Model
-from agent.rules import rule_by_default
-from agent.watch import CERTAIN, STOPPED, is_flow
+from agent.rules import kind_of, rule_by_default
 from agent.window import DAY_MS
 from models_onnx.train.bundle import said_by
 from models_onnx.train.data import Wanted, collect, is_usual
@@ -73,7 +75,7 @@ class Trace:
 
     judged_ms: NDArray[np.int64]  # when the agent judges: a horizon after the window's end, by head [instants, heads]
     actual: NDArray[np.float32]
-    quantiles: NDArray[np.float64]
+    quantiles: NDArray[np.float64]  # p10, p50 and p90 as the agent would show them
     days: float  # how long the agent watched, in house-days
     placed_ms: int
 
@@ -93,16 +95,40 @@ def traces(
         usual = np.array([is_usual(flock, int(at), int(at) + 1) for at in samples.at_ms])
         ahead_ms = np.array([head.length_s * 1000 for head in heads])
         watched = float(usual.sum()) / 144
-        found.append(
-            Trace(
-                samples.at_ms[:, None] + ahead_ms,
-                samples.actual,
-                quantiles,
-                watched,
-                flock.context.placed_at_ms,
-            )
-        )
+        judged_ms, placed_ms = samples.at_ms[:, None] + ahead_ms, flock.context.placed_at_ms
+        shown = as_shown(heads, judged_ms, samples.actual, quantiles, placed_ms)
+        found.append(Trace(judged_ms, samples.actual, shown, watched, placed_ms))
     return found
+
+
+def as_shown(
+    heads: Sequence[Head], judged_ms: NDArray[np.int64], actual: NDArray[np.float32], quantiles: F64, placed_ms: int
+) -> F64:
+    """Return what a model said as the agent would show it: each band as its past in this house has stretched it.
+
+    All arrays [instants, heads, …], a house's first flock in the order of time. A band rests where the agent's does:
+    before the rule's first day, between the hours of an output of days, where nothing was measured, and where a warning
+    would be on its way by the smallest limit that an output may get.
+    """
+    is_daily = np.array([head.length_s > HOUR_S for head in heads])
+    first_ms = np.array([placed_ms + rule_by_default(head.rule).first_day * DAY_MS for head in heads])
+    learns = (judged_ms >= first_ms) & (~is_daily | (judged_ms % (HOUR_S * 1000) == 0))
+    rates = np.array([RATE[kind_of(head.rule)] for head in heads])
+    floors = np.array([head.floor for head in heads])
+    flows = np.array([is_flow(head.of, head.length_s) for head in heads])
+    limits = np.where(is_daily, SMALLEST_OF_DAYS, SMALLEST_OF_HOURS)
+    shown = quantiles.copy()
+    below, above = np.ones(len(heads)), np.ones(len(heads))
+    for now, (p10, p50, p90), is_judged, bands in zip(
+        actual.astype(np.float64), quantiles.transpose(0, 2, 1), learns, shown, strict=True
+    ):
+        low, high = stretched(p10, p50, p90, (below, above))
+        bands[:, 0], bands[:, 2] = low, high
+        score = score_of(off_by(now, low, p50, high, floors), limits, limits, flows & has_stopped(now, low, p50))
+        is_learnt = is_judged & (score < 1)
+        after = learnt((below, above), now, low, high, rates)
+        below, above = np.where(is_learnt, after[0], below), np.where(is_learnt, after[1], above)
+    return shown
 
 
 def traces_of(farms: Farms, directory: Path, heads: tuple[Head, ...], processes: int) -> list[Trace]:
@@ -128,19 +154,14 @@ def held_by(traces: Sequence[Trace], number: int) -> float:
 def deviations(trace: Trace, number: int, floor: float) -> F64:
     """Return (actual - p50) in half bands of its side, at least ``floor`` wide; NaN where nothing was measured."""
     p10, p50, p90 = trace.quantiles[:, number].T
-    off = trace.actual[:, number] - p50
-    return np.asarray(off / np.maximum(np.where(off < 0, p50 - p10, p90 - p50), floor))
+    return off_by(trace.actual[:, number].astype(np.float64), p10, p50, p90, floor)
 
 
 def scores_of(trace: Trace, number: int, limits: Judge, *, is_flow: bool = False) -> F64:
     """Return the score of one output at each instant, 1 being the limit of its side; at least 1 where a flow stops."""
-    off = deviations(trace, number, limits.floor)
-    scores = np.maximum(off / limits.high, -off / limits.low)
-    if is_flow:
-        low, middle = trace.quantiles[:, number, 0], trace.quantiles[:, number, 1]
-        stopped = (low > 0) & (trace.actual[:, number] <= STOPPED * middle) & (low >= CERTAIN * middle)
-        scores = np.where(stopped, np.fmax(scores, 1.0), scores)
-    return np.asarray(scores)
+    low, middle = trace.quantiles[:, number, 0], trace.quantiles[:, number, 1]
+    stopped = is_flow & has_stopped(trace.actual[:, number].astype(np.float64), low, middle)
+    return score_of(deviations(trace, number, limits.floor), limits.low, limits.high, stopped)
 
 
 def worst(scores: Sequence[F64]) -> F64:

@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -276,6 +277,31 @@ def test_counts_by_a_reference_of_another_shape_are_passed_over(reference: Refer
     fitness.restore(days, [FitFlock("house1", MODEL, "A1", 0)])
     events, _ = live(fitness, 3, first_day=6)
     assert events == []
+
+
+def test_what_a_band_has_learnt_outlives_restarts_and_goes_over_to_the_next_flock_of_the_same_model() -> None:
+    fitness = Fitness("house1", DAYS, {})
+    assert fitness.stretch(MODEL, "water/1h") == (1.0, 1.0)
+    fitness.turn(MODEL, "A1", START)
+    fitness.stretch_to(MODEL, "water/1h", (1.23456, 0.8))
+    fitness.feed(MODEL, (), {}, START, 3)  # midnight: what was counted is stored
+    rows, _ = fitness.take()
+    later = Fitness("house1", DAYS, {})
+    later.restore([fit for fit in rows if isinstance(fit, FitDay)], [fit for fit in rows if isinstance(fit, FitFlock)])
+    later.turn(MODEL, "A2", START + 20 * DAY)
+    assert later.stretch(MODEL, "water/1h") == pytest.approx((1.235, 0.8))
+    later.feed(MODEL, (), {}, START + 20 * DAY, 0)
+    rows, _ = later.take()
+    assert [fit.bands for fit in rows if isinstance(fit, FitFlock)] == [{"water/1h": (1.235, 0.8)}]
+    assert later.stretch("usual/1.1.0", "water/1h") == (1.0, 1.0)
+
+
+def test_a_flock_stored_by_a_version_without_stretched_bands_is_read() -> None:
+    stored = b'{"house":"house1","model":"usual/1.0.0","flock":"A1","updated_ms":0,"off":{"deviation-water":0.5}}'
+    fitness = Fitness("house1", DAYS, {})
+    fitness.restore([], [msgspec.json.decode(stored, type=FitFlock)])
+    assert fitness.stretch(MODEL, "water/1h") == (1.0, 1.0)
+    assert fitness.troubles() != {}
 
 
 def test_what_is_stored_of_another_house_is_passed_over() -> None:

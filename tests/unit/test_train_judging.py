@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from agent.bands import NARROWEST, RATE, learnt, stretched
 from agent.manifest import DAY_S, Feature, Judge
 from models_onnx.train.judging import (
     HOUR_S,
     SMALLEST_OF_HOURS,
     Head,
     Trace,
+    as_shown,
     held_by,
     limits_of,
     rates_of,
@@ -95,3 +99,44 @@ def test_how_much_the_interval_holds_is_counted_where_something_was_measured() -
     values = course((5, 24, 20.0))
     values[:144] = np.nan
     assert held_by([trace_of(values)], 0) == pytest.approx(18 / 19, abs=1e-3)
+
+
+def shown(*actual: np.ndarray, heads: tuple[Head, ...]) -> np.ndarray:
+    trace = trace_of(*actual)
+    return as_shown(heads, trace.judged_ms, trace.actual, trace.quantiles, trace.placed_ms)
+
+
+def test_a_trace_shows_the_bands_as_the_agent_would_have_stretched_them() -> None:
+    rng = np.random.default_rng(3)
+    values = 10 + 2.5 * rng.normal(size=STEPS)
+    found = shown(values, values, heads=(HOURLY, DAILY))
+    stretch, expected = (1.0, 1.0), []
+    for step, value in enumerate(values.astype(np.float32).tolist()):
+        low, high = (float(edge) for edge in stretched(9.0, 10.0, 12.0, stretch))
+        expected.append((low, 10.0, high))
+        off = (10 - value) / (10 - low) if value < 10 else (value - 10) / (high - 10)
+        if (step + 1) * 600 >= 2 * DAY_S and max(off, 0) < SMALLEST_OF_HOURS and value > 4.5:
+            below, above = learnt(stretch, value, low, high, RATE["deviation"])
+            stretch = float(below), float(above)
+    assert found[:, 0] == pytest.approx(np.array(expected))
+    daily = found[:, 1, 0]
+    assert (daily[: 3 * 144] == 9).all()  # days 0 to 2 teach a trend nothing
+    changes = np.flatnonzero(np.diff(daily)) + 1  # shown from the instant after it was learnt
+    assert set(changes % 6) == {0}
+
+
+def test_what_a_flock_does_in_a_fault_teaches_its_band_nothing() -> None:
+    found = shown(course((6, 24, 4.0)), heads=(HOURLY,))[:, 0, 0]
+    fault = slice(6 * 144 + 1, 7 * 144)
+    assert len(set(found[fault])) == 1
+    assert found[-1] == pytest.approx(10 - NARROWEST)
+
+
+def test_bands_that_were_too_narrow_hold_eight_of_ten_as_they_are_shown() -> None:
+    rng = np.random.default_rng(4)
+    noise = rng.normal(size=STEPS)
+    values = 10 + np.where(noise < 0, 1.56, 3.12) * noise
+    trace = trace_of(values)
+    assert held_by([trace], 0) == pytest.approx(0.48, abs=0.03)
+    learnt_from = replace(trace, quantiles=shown(values, heads=(HOURLY,)))
+    assert held_by([learnt_from], 0) == pytest.approx(0.77, abs=0.04)  # two days of twenty are as trained

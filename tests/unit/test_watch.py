@@ -19,6 +19,7 @@ from agent.bundles import load_bundle
 from agent.clock import FarmDays
 from agent.commands import Acknowledge, Shelve, Unshelve, parse_flock_command
 from agent.config import RuleOverride
+from agent.deviation import has_stopped
 from agent.domain import (
     Doubt,
     HouseState,
@@ -39,7 +40,7 @@ from agent.predict import Predictor
 from agent.quality import QualityJudge
 from agent.readings import ReadingsBuilder
 from agent.signals import signal_of
-from agent.watch import GRID, HouseWatch, Outcome, has_stopped, judge_instant
+from agent.watch import GRID, HouseWatch, Outcome, judge_instant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -392,6 +393,41 @@ def test_after_two_days_the_new_course_becomes_the_normal_one(predictor: Predict
     assert farm.standing("deviation-water").state is WarningState.ACTIVE
     farm.run(timedelta(days=4), half)
     assert farm.standing("deviation-water").state is WarningState.NORMAL
+
+
+@pytest.mark.parametrize(("hours", "is_masked"), [(2, True), (14, False)])
+def test_what_was_out_of_course_is_hidden_from_the_model_for_half_a_day_and_no_longer(
+    farm: Farm, hours: int, is_masked: bool
+) -> None:
+    """What comes at the same hour of every day, and was once told, is not told every day."""
+    farm.run(3 * HOUR, half)
+    farm.run(hours * HOUR)
+    assert farm.standing("deviation-water").state is WarningState.NORMAL
+    [due] = farm.predictor.due(farm.now)
+    tensors = next(inputs for horizon, inputs in farm.watch.features(due, farm.now) if horizon == "1h").tensors
+    water = tensors["m"][:, 0]
+    fault = slice(-hours - 1, -hours + 1 or None)  # the window ends an hour ago
+    assert (water[fault] == 0).all() == is_masked
+
+
+def test_a_band_learns_the_house_and_not_its_faults(farm: Farm) -> None:
+    def learnt(band: str) -> tuple[float, float]:
+        return farm.watch.fitness.stretch("usual/1.0.0", band)
+
+    assert learnt("water_day/1d") == (1.0, 1.0)  # a trend applies from the third day on
+    assert max(learnt("water/1h")) < 1  # water has always come as expected
+    farm.run(HOUR, half)
+    assert farm.standing("deviation-water").state is WarningState.ACTIVE
+    told = learnt("water/1h")
+    farm.run(3 * HOUR, half)
+    assert learnt("water/1h") == told
+    evidence = farm.standing("deviation-water").evidence
+    assert evidence is not None
+    assert evidence.expected is not None
+    assert evidence.low == pytest.approx(evidence.expected * (1 - 0.05 * told[0]))
+    farm.tell('{"action":"state","state":"catching"}')
+    farm.run(HOUR)
+    assert learnt("water/1h") == told
 
 
 def test_one_signal_out_of_course_leaves_the_others_alone(farm: Farm) -> None:
