@@ -532,7 +532,7 @@ def outputs_of(judges: Mapping[str, Judge]) -> tuple[Output, ...]:
 
 def build(job: Job) -> Bundle:
     """Train the bundle from simulated farms and write it."""
-    lived = Farms("train", 12, 28, 44, SEED, to_slaughter=False)
+    lived = Farms("train", 12, 40, 44, SEED, to_slaughter=False)
     farms = replace(lived, count=1, houses=3, days=10) if job.tiny else lived
     by = replace(farms, ranges="validation") if job.tiny else replace(lived, ranges="validation", count=6, houses=8)
     judged = replace(by, seed=SEED + 500, count=1 if job.tiny else 8, houses=1 if job.tiny else by.houses)

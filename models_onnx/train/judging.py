@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 HOUR_S = 3600
 # Limits are sought between these, in half bands. Our judgement: not nearer, however rare that is on farms like those of
 # the training; other farms stray further. A flow that stops in a grown flock is about a dozen below
-SMALLEST_OF_HOURS, SMALLEST_OF_DAYS, LARGEST = 4.0, 3.5, 12.0
+SMALLEST_OF_HOURS, SMALLEST_OF_DAYS, LARGEST = 4.0, 3.0, 12.0
 STEPS = 8  # of each search: to within 1 % or so
 
 
