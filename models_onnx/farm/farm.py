@@ -237,6 +237,7 @@ class Farm:
         truth = self._live(dt_s, self._plan.effects_at(self.at_ms - dt_ms))
         truth["dead"], truth["culled"], counts = self._rounds.make(self.at_ms, self.birds)
         values = self._sensors.read(dt_s, self.at_ms, truth, self._plan.of_sensors_at(self.at_ms - dt_ms))
+        self.climate.misread = self._sensors.misread
         day = from_ms(self.at_ms).date().isoformat()
         records = [
             Told(self.at_ms, one.house, {"action": "record", "date": day, "dead": one.dead, "culled": one.culled})

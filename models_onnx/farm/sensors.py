@@ -1,7 +1,8 @@
 """What the sensors make of the truth: lag, bias, noise, resolution, gaps, faults; meters, silo and bird scale.
 
-What the house computer controls by are sensors of its own, that work: a fault here deceives who reads it, not the
-house.
+The house computer goes by the temperature and the humidity inside: by means over a few sensors, of which one is told. A
+fault there misleads it by that part (``misread``), and the house goes the other way. All other faults deceive only who
+reads.
 
 Sources, with the numbers of docs/sources.md: S11 DOL 114 (temperature T63 6 min, +-0.5 Cel, +-2 %RH), S14 DOL 53 (NH3:
 0.5 ppm steps, T50 < 30 s, 10 %), S30/S33/S68 bird scales. "Real" figures were measured on commercial flocks [F1].
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models_onnx.farm.arithmetic import limit, wander
+from models_onnx.farm.faults import Misread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,6 +36,10 @@ SIGNALS = (
 )  # fmt: skip
 BY_PEOPLE = frozenset({"dead", "culled"})  # told on rounds, not measured
 AMOUNTS = frozenset({"water", "feed"})  # increments: what a gap swallowed comes with the next reading
+
+# what the house computer goes by, and from where to where it takes a sensor's word; beyond, and where there is none, it
+# keeps the last value [S7b]; assumed: what such a sensor can measure
+CONTROLS = {"temperature": (-40.0, 60.0), "humidity": (0.0, 100.0)}
 
 TEMPERATURE_LAG_S = 360.0  # DOL 114, T63 [S11]
 GAP_MEDIAN_S, GAP_SPREAD = 2400.0, 1.2  # dropouts: median 40 min, a few over 10 h; real: 26 over 2 h in one bad flock
@@ -146,6 +152,8 @@ class Sensors:
         self._meter = {"water": np.zeros(n), "feed": np.zeros(n)}  # what went through and was not told yet
         self._last = np.full((len(SIGNALS), n), np.nan)
         self._slow: dict[tuple[int, int], float] = {}  # what a fouled sensor has reached, by signal and house
+        self.misread: dict[str, Misread] = {}  # what the last readings make the house computers believe, where not true
+        self._kept: dict[tuple[int, int], float] = {}  # what they last took from a faulty sensor, by signal and house
         self._fault_rng = fault_rng
         coarse = houses["coarse"] < COARSE_SHARE
         self._cel_steps, self._nh3_steps = np.where(coarse, 1.0, 10.0), np.where(coarse, 1.0, 2.0)  # of one unit
@@ -211,12 +219,33 @@ class Sensors:
             self._meter[name] -= np.where(silent[SIGNALS.index(name)], 0.0, readings[name])
         values = np.array([readings[name] for name in SIGNALS])
         chance = self._fault_rng.random((2, n))  # at every step, whether there is a fault or not
+        kept: dict[tuple[int, int], float] = {}
+        self.misread = {}
         for fault in faults:
             i, house = SIGNALS.index(fault.signal), fault.house
-            values[i, house] = self._faulty(fault, i, float(values[i, house]), dt_s, chance[:, house])
+            usual = float(values[i, house])
+            values[i, house] = shown = self._faulty(fault, i, usual, dt_s, chance[:, house])
+            if fault.signal in CONTROLS:
+                kept[i, house] = self._mislead(fault, i, usual, shown)
+        self._kept = kept
         told = np.where(silent, np.nan, values)
         self._last = np.where(np.isnan(told), self._last, told)
         return told
+
+    def _mislead(self, fault: SensorFault, signal: int, usual: float, shown: float) -> float:
+        """Add to ``misread`` what ``shown`` instead of ``usual`` does; return what the computer takes of it."""
+        house, share = fault.house, self._p["sensor_rules"][fault.house]
+        ones, zeros = np.ones(len(self._shown)), np.zeros(len(self._shown))
+        misread = self.misread.setdefault(fault.signal, Misread(ones, zeros))
+        low, high = CONTROLS[fault.signal]
+        if low <= shown <= high and fault.name != "sensor_stuck":
+            misread.adds[house] += share * (shown - usual)
+            return shown
+        kept = self._kept.get((signal, house), float(self._last[signal, house]))
+        if not math.isnan(kept):
+            misread.keeps[house] = 1 - share
+            misread.adds[house] = share * (kept - self._p[f"{fault.signal}_bias"][house])
+        return kept
 
     def _faulty(self, fault: SensorFault, signal: int, value: float, dt_s: float, chance: Array) -> float:
         """Return what a faulty sensor shows instead of ``value``; NaN where it shows nothing."""
