@@ -46,6 +46,15 @@ GAP_MEDIAN_S, GAP_SPREAD = 2400.0, 1.2  # dropouts: median 40 min, a few over 10
 GATEWAY_GAPS = 0.15  # of the rate of one sensor: all sensors of the house at once; a real one lasted 26 h
 FRESH_AIR_PPM = 400.0  # a sensor set right never shows less
 POOR_ZERO_SHARE, COARSE_SHARE = 0.08, 0.15  # of the houses; one real house showed less in 58 % of its readings [F1]
+# sensors that a house does not have, as shares of the houses; sizes assumed: real flocks lack whole sensors [F1]
+ABSENT = {
+    "ammonia": 0.6, "co2": 0.4, "light": 0.5, "outside_humidity": 0.4, "pressure": 0.3, "weight": 0.3, "silo": 0.2,
+    "heating": 0.2, "ventilation": 0.1, "feed": 0.1, "humidity": 0.05, "outside_temperature": 0.05, "water": 0.02,
+}  # fmt: skip
+OF_SCALE = ("weight", "weight_count", "weight_sd")
+# troubles of a meter, a day: in half of them it tells an absurd amount, of so many powers of ten, in half it begins at
+# 0 again, and what came since the last reading is never told; assumed. Real: a day of 35 l/kg, one of 10^7 kWh [F1]
+METER_TROUBLES, SPIKE_POWERS = 0.01, (2.0, 7.0)
 DRAUGHT_S = 1800.0  # how long a draught lasts at the temperature sensor; assumed
 
 # what a fault of severity 1 does; our judgement: S14 promises much less, and sensors are kept for longer than promised
@@ -136,13 +145,24 @@ class Scale:
 class Sensors:
     """All sensors of all houses: truth in, readings out, NaN where there is none."""
 
-    def __init__(self, houses: Mapping[str, Array], rng: np.random.Generator, *, gaps: bool) -> None:
-        """Take the houses' parameters (``params.HOUSE_RANGES``); without ``gaps`` no sensor is ever silent."""
+    def __init__(
+        self, houses: Mapping[str, Array], rng: np.random.Generator, *, gaps: bool, field: bool = False
+    ) -> None:
+        """Take the houses' parameters (``params.HOUSE_RANGES``).
+
+        Without ``gaps`` no sensor is ever silent that is there; in the ``field`` some are not (``ABSENT``), and meters
+        jump.
+        """
         n = len(houses["capacity"])
         self._p = houses
         self._rng = rng
         rate = houses["gap_rate"] if gaps else np.zeros(n)
-        gap_rng, scale_rng, fault_rng = rng.spawn(3)
+        gap_rng, scale_rng, fault_rng, self._field_rng = rng.spawn(4)
+        self._field, self._absent = field, np.zeros((len(SIGNALS), n), np.bool_)
+        if field:
+            for name, chance in zip(ABSENT, self._field_rng.random((len(ABSENT), n)), strict=True):
+                for one in OF_SCALE if name == "weight" else (name,):
+                    self._absent[SIGNALS.index(one)] = chance < ABSENT[name]
         self._gaps = Gaps(rate, len(SIGNALS), gap_rng)
         self._scale = Scale(houses, scale_rng)
         self._draught = np.zeros(n)
@@ -213,22 +233,26 @@ class Sensors:
         silent = self._gaps.advance(dt_s, at_ms)
         for name in BY_PEOPLE:
             silent[SIGNALS.index(name)] = False
-        for name in ("weight_count", "weight_sd"):
+        for name in OF_SCALE[1:]:
             silent[SIGNALS.index(name)] = silent[SIGNALS.index("weight")]
         for name in AMOUNTS:
             self._meter[name] -= np.where(silent[SIGNALS.index(name)], 0.0, readings[name])
+        if self._field:
+            self._trouble(dt_s, readings)
         values = np.array([readings[name] for name in SIGNALS])
         chance = self._fault_rng.random((2, n))  # at every step, whether there is a fault or not
         kept: dict[tuple[int, int], float] = {}
         self.misread = {}
         for fault in faults:
             i, house = SIGNALS.index(fault.signal), fault.house
+            if self._absent[i, house]:
+                continue
             usual = float(values[i, house])
             values[i, house] = shown = self._faulty(fault, i, usual, dt_s, chance[:, house])
             if fault.signal in CONTROLS:
                 kept[i, house] = self._mislead(fault, i, usual, shown)
         self._kept = kept
-        told = np.where(silent, np.nan, values)
+        told = np.where(silent | self._absent, np.nan, values)
         self._last = np.where(np.isnan(told), self._last, told)
         return told
 
@@ -272,6 +296,15 @@ class Sensors:
                     before = value
                 self._slow[key] = value + (before - value) * keep
                 return _shown(fault.signal, self._slow[key] * (1 - FOULED_DULL * fault.size))
+
+    def _trouble(self, dt_s: float, readings: dict[str, Array]) -> None:
+        """Let meters jump or begin at 0 again."""
+        chance = self._field_rng.random((len(AMOUNTS), 2, len(self._shown)))
+        low, high = SPIKE_POWERS
+        for name, (begins, size) in zip(sorted(AMOUNTS), chance, strict=True):
+            absurd = readings[name] + np.rint(10 ** (low + (high - low) * 2 * size))
+            told = np.where(size < 0.5, absurd, np.nan)
+            readings[name] = np.where(begins < METER_TROUBLES * dt_s / DAY_S, told, readings[name])
 
     def _amount(self, name: str, flow: Array, unit: Array) -> Array:
         """Return whole pulses or batches of what has gone through since the last reading told."""

@@ -299,10 +299,10 @@ def test_a_growth_lag_leaves_the_flock_behind_and_feed_follows(well: Recording, 
 STRUCK = ("sensor_stuck", "sensor_drift", "sensor_noise", "sensor_dropout", "sensor_scale", "sensor_fouled")
 
 
-def struck(signal: str, shape: float = 0.25) -> tuple[Recording, Recording]:
+def struck(signal: str) -> tuple[Recording, Recording]:
     """Return a farm well and with every fault of one sensor, each in its own house."""
     kinds = [FAULTS[name] for name in STRUCK if signal in FAULTS[name].signals]
-    faults = [Fault(kind.name, i, FROM_MS, FROM_MS + 96 * HOUR_MS, 1.0, signal, shape) for i, kind in enumerate(kinds)]
+    faults = [Fault(kind.name, i, FROM_MS, FROM_MS + 96 * HOUR_MS, 1.0, signal) for i, kind in enumerate(kinds)]
     well, ill = (
         simulate(len(kinds), 7, 5, faults=given, ages=[22] * len(kinds), gaps=False, to_slaughter=False)
         for given in ((), faults)
@@ -310,8 +310,14 @@ def struck(signal: str, shape: float = 0.25) -> tuple[Recording, Recording]:
     return well, ill
 
 
-def test_faults_of_sensors_show_what_their_names_say() -> None:
-    well, ill = struck("co2")
+@pytest.fixture(scope="module")
+def gas() -> tuple[Recording, Recording]:
+    """Give a farm well and with faults of a sensor that nothing is controlled by."""
+    return struck("co2")
+
+
+def test_faults_of_sensors_show_what_their_names_say(gas: tuple[Recording, Recording]) -> None:
+    well, ill = gas
     usual, shown = (r.signals["co2"][:, BEGIN : BEGIN + 96 * 6] for r in (well, ill))
     assert np.ptp(shown[0]) == 0
     drift = shown[1] - usual[1]
@@ -323,8 +329,10 @@ def test_faults_of_sensors_show_what_their_names_say() -> None:
     assert shown[5, -18:].mean() < 0.6 * usual[5, -18:].mean()
 
 
-def test_faults_of_sensors_that_nothing_is_controlled_by_leave_the_house_alone() -> None:
-    well, ill = struck("co2")
+def test_faults_of_sensors_that_nothing_is_controlled_by_leave_the_house_alone(
+    gas: tuple[Recording, Recording],
+) -> None:
+    well, ill = gas
     for signal in set(SIGNALS) - {"co2"}:
         np.testing.assert_array_equal(ill.signals[signal], well.signals[signal])
 
