@@ -432,7 +432,7 @@ def test_against_its_twin_a_fault_shows_when_it_can_be_seen_and_not_before(well:
 
 def test_the_truth_of_a_farm_takes_each_fault_away_by_itself_also_two_of_one_house() -> None:
     faults = (
-        Fault("water_line_blocked", 0, FROM_MS, FROM_MS + 6 * HOUR_MS, 0.9),
+        Fault("water_line_blocked", 0, FROM_MS, FROM_MS + 12 * HOUR_MS, 0.9),
         Fault("placement_wrong", 2, FROM_MS, FROM_MS + HOUR_MS, 0.1),
         Fault("sensor_scale", 0, FROM_MS + 12 * HOUR_MS, FROM_MS + 24 * HOUR_MS, 1.0, "co2"),
         Fault("heat_wave", 3, FROM_MS, FROM_MS + 48 * HOUR_MS, 1.0),
@@ -441,7 +441,8 @@ def test_the_truth_of_a_farm_takes_each_fault_away_by_itself_also_two_of_one_hou
     blocked, count, scale, wave = truths_of(run)
     assert [t.name for t in (blocked, count, scale, wave)] == [f.name for f in faults]
     assert blocked.detectable_ms is not None
-    assert FROM_MS < blocked.detectable_ms <= FROM_MS + 2 * HOUR_MS
+    awake_ms = run.at_ms[(run.at_ms > FROM_MS) & (run.signals["light"][0] > 1)][0]
+    assert FROM_MS < blocked.detectable_ms <= awake_ms + 2 * HOUR_MS
     assert count.detectable_ms is None
     assert scale.detectable_ms is not None
     assert 0 < scale.detectable_ms - scale.from_ms <= HOUR_MS // 3
