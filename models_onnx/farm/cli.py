@@ -52,6 +52,11 @@ def add_simulate(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]
         help="a fault that begins DAY days after START; may be given again (sensor_…-SIGNAL strikes another sensor)",
     )
     parser.add_argument("--stagger", action="store_true", help="flocks of different ages at START, else all day-old")
+    parser.add_argument(
+        "--field",
+        action="store_true",
+        help="as in the field: some sensors absent, meters that jump, readings sent again",
+    )
     parser.add_argument("--site", default="farm1", help="site in the topics (farm1)")
     parser.add_argument(
         "--interval", type=_whole, default=60, metavar="S", help="simulated seconds between samples (60)"
@@ -98,7 +103,7 @@ def _write(args: argparse.Namespace, houses: list[str], faults_from: Callable[[d
         raise UsageError(message)
     start = args.start or DEFAULT_START
     faults = faults_from(start)
-    farm = Farm(len(houses), args.seed, start, faults=faults, ages=_ages(args))
+    farm = Farm(len(houses), args.seed, start, faults=faults, ages=_ages(args), field=args.field)
     progress = _Progress()
     count = write_replay(
         farm, args.out, houses=houses, days=args.days, interval_s=args.interval, faults=faults, progress=progress
@@ -123,6 +128,7 @@ def _publish(args: argparse.Namespace, houses: list[str], faults_from: Callable[
         clock.start,
         faults=faults_from(clock.start),
         ages=_ages(args),
+        field=args.field,
         at_once=True,
         begin=clock.start - timedelta(days=past_days),
     )

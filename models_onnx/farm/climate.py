@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from models_onnx.farm.faults import Misread
+
     Array = NDArray[np.float64]
 
 SUBSTEP_S = 200.0  # the controller looks about as often as the air of a full house is changed; derived
@@ -62,6 +64,7 @@ EMERGENCY_FROM_K, EMERGENCY_FULL_K = 5.0, 11.0
 EMERGENCY_S = 300.0  # how slowly they move; assumed
 EMERGENCY_AIR_CHANGES_H = 6.0  # through them at 10 K between in and out, with the root of the difference; assumed
 EMERGENCY_FROM_LOST = 0.3  # of the fans, or of the inlets; assumed
+MISLED_MOST_K = 5.0  # people come at the hard alarm at 4 K, of a thermostat of its own [S4], and hold it there; assumed
 FAN_PA = 90.0  # at which axial fans move nothing any more; assumed
 DOOR_AIR_CHANGES_H, DOOR_OPENING = 6.0, 4.0  # an open gate: through it at 10 K, and beside the inlets; assumed
 STAGED_SHARE = 0.3  # of the houses: common computers, assumed
@@ -134,6 +137,7 @@ class Climate:
         self._burns = np.zeros(n)  # of heaters that go on and off
         self._opening = np.zeros(n)  # of the emergency openings
         self._wind = np.zeros(n)
+        self.misread: Mapping[str, Misread] = {}  # where the computer's own sensors deceive it (``sensors``)
         self.pressure = np.zeros(n)  # Pa below outside
         self.litter = np.full(n, LITTER_NEW)  # moisture, kg/kg
         self.cooling = np.zeros(n)  # of the water cooling
@@ -180,7 +184,9 @@ class Climate:
         self._wet(dt_s, alive, humidity, effects)
         nh3_g_s = self._ammonia_g_s(age, alive)
         hour = np.minimum((age * 24).astype(np.intp), len(_HOURS) - 1)
-        minimum = self._set(hour, kg, alive, humidity, warm=warm, washing=washing)
+        moist = self.misread.get("humidity")
+        believed = humidity if moist is None else moist.keeps * humidity + moist.adds
+        minimum = self._set(hour, kg, alive, believed, warm=warm, washing=washing)
         heat_set = self.set_point - HEAT_OFFSET_BY_HOUR[hour]
         fresh = vapour_g_m3(outside, outside_humidity)
         incoming, fresh = self._cool(dt_s, outside, fresh, outside_humidity, warm, effects["cooling_lost"])
@@ -219,7 +225,7 @@ class Climate:
     ) -> tuple[Array, Array]:
         """Return the temperature and the vapour (g/m3) of the air that comes in, cooled where it is too warm inside."""
         p = self._p
-        too_warm = self.temperature - self.set_point - p["cooling_from_k"]
+        too_warm = self._believed_cel() - self.set_point - p["cooling_from_k"]
         wanted = limit(too_warm / COOLING_OVER_K, 0, 1) * p["is_cooled"] * warm * (1 - lost)
         self.cooling = _mixed(self.cooling, wanted, math.exp(-dt_s / COOLING_LAG_S))
         cooling = np.where(self.cooling > 0.01, self.cooling, 0.0)
@@ -283,12 +289,13 @@ class Climate:
         Where the computer is of the other kind, fans go in stages, the first ones small, and heaters on and off; what
         glows warms for some minutes more.
         """
-        too_warm = self.temperature - self.set_point
+        believed = self._believed_cel()
+        too_warm = believed - self.set_point
         difference = np.maximum(self.temperature - outside, 3.0)
         turn = limit(follow * too_warm / difference, -0.4, 0.4)
         asked = np.maximum(self._asked, 1e-3) * np.exp(turn)
         self._asked = self.ventilation = np.where(warm, limit(asked, minimum, 1.0), minimum)
-        too_cold = heat_set - self.temperature
+        too_cold = heat_set - believed
         self._heat_integral = limit(self._heat_integral + dt_s / 1500 * too_cold / 6, 0, 1)
         heating = np.where(warm, limit(self._heat_integral + too_cold / 6, 0, 1), 0.0)
         if self._any_staged:
@@ -299,6 +306,14 @@ class Climate:
             glows = _mixed(self.heating, self._burns, math.exp(-dt_s / HEATER_S))
             heating = np.where(self._staged, glows, heating)
         self.heating = heating
+
+    def _believed_cel(self) -> Array:
+        """Return the temperature inside as the house computer takes it to be."""
+        misread = self.misread.get("temperature")
+        if misread is None:
+            return self.temperature
+        error = misread.keeps * self.temperature + misread.adds - self.temperature
+        return np.asarray(self.temperature + limit(error, -MISLED_MOST_K, MISLED_MOST_K), np.float64)
 
     def _open(self, dt_s: float, failing: NDArray[np.bool_]) -> None:
         """Let the emergency openings move: they are there for failing fans, not for hot days."""

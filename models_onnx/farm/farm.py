@@ -25,7 +25,8 @@ Faults change no random number: the farm with a fault is the same farm without i
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,9 @@ UNSEEN_S = 1800  # the step of everything that nobody looks at
 BEFORE = timedelta(days=2)  # how long before the first placement the farm begins: it pre-heats
 DEFAULT_START = datetime(2026, 1, 1, tzinfo=UTC)
 FIRST_WEEK_LUX = 1.6  # chicks get more light; common practice, assumed
+# in the field, of the readings those that are told twice, and how often a day a gateway sends its last hour once more;
+# assumed: real files have duplicate stamps [F1]
+TWICE_SHARE, AGAIN_A_DAY = 0.005, 0.5
 WASH_LUX = 50.0  # our judgement: people work in it
 
 
@@ -123,6 +127,7 @@ class Run:
     houses_per_farm: int | None
     gaps: bool
     restock: bool
+    field: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +151,9 @@ class Farm:
 
     ``start`` is day 0 of the run. Each house holds a flock of ``ages[i]`` days at ``start`` (default: all are placed on
     that day), and the next after it when it is caught, unless ``restock`` is False. Every ``houses_per_farm`` houses
-    (default: all) share a weather. ``at_once`` lets the day-old come at ``start`` itself
-    instead of at noon. ``begin`` moves the beginning of it all further back than two days before the first placement.
+    (default: all) share a weather. In the ``field`` some sensors are absent and meters jump (``sensors``), and readings
+    come twice (``sent``). ``at_once`` lets the day-old come at ``start`` itself instead of at noon. ``begin`` moves the
+    beginning of it all further back than two days before the first placement.
     """
 
     def __init__(
@@ -161,6 +167,7 @@ class Farm:
         ages: Sequence[int] | None = None,
         houses_per_farm: int | None = None,
         gaps: bool = True,
+        field: bool = False,
         restock: bool = True,
         at_once: bool = False,
         begin: datetime | None = None,
@@ -193,7 +200,8 @@ class Farm:
 
         self._weather = Weather(farms, generator(seed, ranges, 3))
         self.birds = Birds(self._houses, generator(seed, ranges, 4))
-        self._sensors = Sensors(self._houses, generator(seed, ranges, 6), gaps=gaps)
+        self._sensors = Sensors(self._houses, generator(seed, ranges, 6), gaps=gaps, field=field)
+        self._line_rng = generator(seed, ranges, 10) if field else None
         self._supply = Supply(self._houses)
         self._rounds = Rounds(self._houses, generator(seed, ranges, 7))
 
@@ -221,6 +229,20 @@ class Farm:
         while self.at_ms < until_ms:
             yield self.advance(min(step_s * 1000, until_ms - self.at_ms))
 
+    def sent(self, step_s: int, until_ms: int) -> Iterator[Step]:
+        """Yield the steps as they come over the line: in the field, now and then one or the last hour once more."""
+        lately: deque[Step] = deque(maxlen=max(3600 // step_s, 1))
+        for step in self.steps(step_s, until_ms):
+            yield step
+            if self._line_rng is None:
+                continue
+            lately.append(replace(step, told=()))
+            chance = self._line_rng.random()
+            if chance < TWICE_SHARE:
+                yield lately[-1]
+            elif chance > 1 - AGAIN_A_DAY * step_s / 86_400:
+                yield from tuple(lately)
+
     def flocks(self) -> tuple[FlockTruth, ...]:
         """Return every flock that has been placed so far, by house and time."""
         present = [self._truth(plan, None) for plan in self._flocks if plan is not None]
@@ -237,6 +259,7 @@ class Farm:
         truth = self._live(dt_s, self._plan.effects_at(self.at_ms - dt_ms))
         truth["dead"], truth["culled"], counts = self._rounds.make(self.at_ms, self.birds)
         values = self._sensors.read(dt_s, self.at_ms, truth, self._plan.of_sensors_at(self.at_ms - dt_ms))
+        self.climate.misread = self._sensors.misread
         day = from_ms(self.at_ms).date().isoformat()
         records = [
             Told(self.at_ms, one.house, {"action": "record", "date": day, "dead": one.dead, "culled": one.culled})
@@ -432,6 +455,7 @@ def simulate(
     start: datetime = DEFAULT_START,
     houses_per_farm: int | None = 4,
     gaps: bool = True,
+    field: bool = False,
     restock: bool = False,
     to_slaughter: bool = True,
 ) -> Recording:
@@ -454,6 +478,7 @@ def simulate(
         ages=ages,
         houses_per_farm=houses_per_farm,
         gaps=gaps,
+        field=field,
         restock=restock,
     )
     told = farm.run_to(farm.start_ms)
@@ -473,7 +498,17 @@ def simulate(
     signals = {name: np.ascontiguousarray(values[:, i].T) for i, name in enumerate(SIGNALS)}
     flocks = finish(farm) if to_slaughter else farm.flocks()
     run = Run(
-        houses, days, seed, step_s, ranges, None if ages is None else tuple(ages), start, houses_per_farm, gaps, restock
+        houses,
+        days,
+        seed,
+        step_s,
+        ranges,
+        None if ages is None else tuple(ages),
+        start,
+        houses_per_farm,
+        gaps,
+        restock,
+        field,
     )
     mean, spread = weight
     return Recording(at_ms, signals, farm.farm_of, flocks, mean, spread, live, tuple(faults), tuple(told), run)

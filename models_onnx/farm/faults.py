@@ -2,7 +2,7 @@
 
 A kind's ``acts`` says what it does to a house at one moment of its course, as effects (``EFFECTS``); ``FaultPlan``
 gathers them for all houses, and the physics takes them from there. Faults of sensors have no effects: ``sensors`` does
-them.
+them, and says what the house computers then believe (``Misread``).
 To add a fault, add a row to ``FAULTS``, and use its effect where it acts.
 
 Sources, with the numbers of docs/sources.md: S71 coccidiosis, S49 water in gut disturbance, S14 ammonia sensors, F1
@@ -494,6 +494,13 @@ class SensorFault(NamedTuple):
     house: int
     size: float  # severity, by how far it has come
     shape: float
+
+
+class Misread(NamedTuple):
+    """What the house computers take for the truth, [houses] each: ``keeps`` times the truth, and ``adds``."""
+
+    keeps: NDArray[np.float64]
+    adds: NDArray[np.float64]
 
 
 class FaultPlan:

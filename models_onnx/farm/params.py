@@ -115,6 +115,8 @@ HOUSE_RANGES: Mapping[str, Range] = {
     # real: 0.65 K [F1] and 4.1 to 4.6 Pa [F1] from one hour to the next, of which the house's own swings are a part
     "draught_cel": Range(0.03, 0.3, (0.03, 0.6)),  # at the temperature sensor; assumed
     "pressure_noise_pa": Range(1.0, 4.5, (1.0, 6.0)),  # wind on the walls; assumed
+    # part of the told sensor in what the house computer goes by, the mean of one to two (three) sensors
+    "sensor_rules": Range(0.5, 1.0, (0.3, 1.0)),  # assumed
     "co2_zero_poor": Range(0, 1),  # below 0.08 the zero is wrong: below 400 ppm, in one real house in 58 % of readings
     "co2_zero": Range(-300, -60),  # ppm, there; size assumed
     "stages": Range(0, 1),  # below 0.3 fans go in stages and heaters on and off: another house computer; assumed

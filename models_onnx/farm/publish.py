@@ -250,7 +250,7 @@ def publish(
     earlier = farm.run_to(first_ms - interval_s * 1000)  # so that the first sample is of the first instant
     with Publisher(address, houses, stop) as publisher:
         publisher.tell(still_true(earlier, len(houses)))
-        for step in farm.steps(interval_s, start_ms + round(days * DAY_MS)):
+        for step in farm.sent(interval_s, start_ms + round(days * DAY_MS)):
             _wait(publisher, clock, step.at_ms - start_ms, stop)
             if stop.is_set():
                 break

@@ -60,7 +60,7 @@ def write_replay(
         with (directory / "readings.csv").open("w", encoding="utf-8", newline="") as file:
             file.write("at,house,signal,value\n")
             count = 0
-            for step in farm.steps(interval_s, farm.start_ms + span_ms):
+            for step in farm.sent(interval_s, farm.start_ms + span_ms):
                 count += _write_step(file, step, houses)
                 told += step.told
                 progress((step.at_ms - farm.start_ms) / span_ms)

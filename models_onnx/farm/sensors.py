@@ -1,7 +1,8 @@
 """What the sensors make of the truth: lag, bias, noise, resolution, gaps, faults; meters, silo and bird scale.
 
-What the house computer controls by are sensors of its own, that work: a fault here deceives who reads it, not the
-house.
+The house computer goes by the temperature and the humidity inside: by means over a few sensors, of which one is told. A
+fault there misleads it by that part (``misread``), and the house goes the other way. All other faults deceive only who
+reads.
 
 Sources, with the numbers of docs/sources.md: S11 DOL 114 (temperature T63 6 min, +-0.5 Cel, +-2 %RH), S14 DOL 53 (NH3:
 0.5 ppm steps, T50 < 30 s, 10 %), S30/S33/S68 bird scales. "Real" figures were measured on commercial flocks [F1].
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from models_onnx.farm.arithmetic import limit, wander
+from models_onnx.farm.faults import Misread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,11 +37,24 @@ SIGNALS = (
 BY_PEOPLE = frozenset({"dead", "culled"})  # told on rounds, not measured
 AMOUNTS = frozenset({"water", "feed"})  # increments: what a gap swallowed comes with the next reading
 
+# what the house computer goes by, and from where to where it takes a sensor's word; beyond, and where there is none, it
+# keeps the last value [S7b]; assumed: what such a sensor can measure
+CONTROLS = {"temperature": (-40.0, 60.0), "humidity": (0.0, 100.0)}
+
 TEMPERATURE_LAG_S = 360.0  # DOL 114, T63 [S11]
 GAP_MEDIAN_S, GAP_SPREAD = 2400.0, 1.2  # dropouts: median 40 min, a few over 10 h; real: 26 over 2 h in one bad flock
 GATEWAY_GAPS = 0.15  # of the rate of one sensor: all sensors of the house at once; a real one lasted 26 h
 FRESH_AIR_PPM = 400.0  # a sensor set right never shows less
 POOR_ZERO_SHARE, COARSE_SHARE = 0.08, 0.15  # of the houses; one real house showed less in 58 % of its readings [F1]
+# sensors that a house does not have, as shares of the houses; sizes assumed: real flocks lack whole sensors [F1]
+ABSENT = {
+    "ammonia": 0.6, "co2": 0.4, "light": 0.5, "outside_humidity": 0.4, "pressure": 0.3, "weight": 0.3, "silo": 0.2,
+    "heating": 0.2, "ventilation": 0.1, "feed": 0.1, "humidity": 0.05, "outside_temperature": 0.05, "water": 0.02,
+}  # fmt: skip
+OF_SCALE = ("weight", "weight_count", "weight_sd")
+# troubles of a meter, a day: in half of them it tells an absurd amount, of so many powers of ten, in half it begins at
+# 0 again, and what came since the last reading is never told; assumed. Real: a day of 35 l/kg, one of 10^7 kWh [F1]
+METER_TROUBLES, SPIKE_POWERS = 0.01, (2.0, 7.0)
 DRAUGHT_S = 1800.0  # how long a draught lasts at the temperature sensor; assumed
 
 # what a fault of severity 1 does; our judgement: S14 promises much less, and sensors are kept for longer than promised
@@ -130,13 +145,24 @@ class Scale:
 class Sensors:
     """All sensors of all houses: truth in, readings out, NaN where there is none."""
 
-    def __init__(self, houses: Mapping[str, Array], rng: np.random.Generator, *, gaps: bool) -> None:
-        """Take the houses' parameters (``params.HOUSE_RANGES``); without ``gaps`` no sensor is ever silent."""
+    def __init__(
+        self, houses: Mapping[str, Array], rng: np.random.Generator, *, gaps: bool, field: bool = False
+    ) -> None:
+        """Take the houses' parameters (``params.HOUSE_RANGES``).
+
+        Without ``gaps`` no sensor is ever silent that is there; in the ``field`` some are not (``ABSENT``), and meters
+        jump.
+        """
         n = len(houses["capacity"])
         self._p = houses
         self._rng = rng
         rate = houses["gap_rate"] if gaps else np.zeros(n)
-        gap_rng, scale_rng, fault_rng = rng.spawn(3)
+        gap_rng, scale_rng, fault_rng, self._field_rng = rng.spawn(4)
+        self._field, self._absent = field, np.zeros((len(SIGNALS), n), np.bool_)
+        if field:
+            for name, chance in zip(ABSENT, self._field_rng.random((len(ABSENT), n)), strict=True):
+                for one in OF_SCALE if name == "weight" else (name,):
+                    self._absent[SIGNALS.index(one)] = chance < ABSENT[name]
         self._gaps = Gaps(rate, len(SIGNALS), gap_rng)
         self._scale = Scale(houses, scale_rng)
         self._draught = np.zeros(n)
@@ -146,6 +172,8 @@ class Sensors:
         self._meter = {"water": np.zeros(n), "feed": np.zeros(n)}  # what went through and was not told yet
         self._last = np.full((len(SIGNALS), n), np.nan)
         self._slow: dict[tuple[int, int], float] = {}  # what a fouled sensor has reached, by signal and house
+        self.misread: dict[str, Misread] = {}  # what the last readings make the house computers believe, where not true
+        self._kept: dict[tuple[int, int], float] = {}  # what they last took from a faulty sensor, by signal and house
         self._fault_rng = fault_rng
         coarse = houses["coarse"] < COARSE_SHARE
         self._cel_steps, self._nh3_steps = np.where(coarse, 1.0, 10.0), np.where(coarse, 1.0, 2.0)  # of one unit
@@ -205,18 +233,43 @@ class Sensors:
         silent = self._gaps.advance(dt_s, at_ms)
         for name in BY_PEOPLE:
             silent[SIGNALS.index(name)] = False
-        for name in ("weight_count", "weight_sd"):
+        for name in OF_SCALE[1:]:
             silent[SIGNALS.index(name)] = silent[SIGNALS.index("weight")]
         for name in AMOUNTS:
             self._meter[name] -= np.where(silent[SIGNALS.index(name)], 0.0, readings[name])
+        if self._field:
+            self._trouble(dt_s, readings)
         values = np.array([readings[name] for name in SIGNALS])
         chance = self._fault_rng.random((2, n))  # at every step, whether there is a fault or not
+        kept: dict[tuple[int, int], float] = {}
+        self.misread = {}
         for fault in faults:
             i, house = SIGNALS.index(fault.signal), fault.house
-            values[i, house] = self._faulty(fault, i, float(values[i, house]), dt_s, chance[:, house])
-        told = np.where(silent, np.nan, values)
+            if self._absent[i, house]:
+                continue
+            usual = float(values[i, house])
+            values[i, house] = shown = self._faulty(fault, i, usual, dt_s, chance[:, house])
+            if fault.signal in CONTROLS:
+                kept[i, house] = self._mislead(fault, i, usual, shown)
+        self._kept = kept
+        told = np.where(silent | self._absent, np.nan, values)
         self._last = np.where(np.isnan(told), self._last, told)
         return told
+
+    def _mislead(self, fault: SensorFault, signal: int, usual: float, shown: float) -> float:
+        """Add to ``misread`` what ``shown`` instead of ``usual`` does; return what the computer takes of it."""
+        house, share = fault.house, self._p["sensor_rules"][fault.house]
+        ones, zeros = np.ones(len(self._shown)), np.zeros(len(self._shown))
+        misread = self.misread.setdefault(fault.signal, Misread(ones, zeros))
+        low, high = CONTROLS[fault.signal]
+        if low <= shown <= high and fault.name != "sensor_stuck":
+            misread.adds[house] += share * (shown - usual)
+            return shown
+        kept = self._kept.get((signal, house), float(self._last[signal, house]))
+        if not math.isnan(kept):
+            misread.keeps[house] = 1 - share
+            misread.adds[house] = share * (kept - self._p[f"{fault.signal}_bias"][house])
+        return kept
 
     def _faulty(self, fault: SensorFault, signal: int, value: float, dt_s: float, chance: Array) -> float:
         """Return what a faulty sensor shows instead of ``value``; NaN where it shows nothing."""
@@ -243,6 +296,15 @@ class Sensors:
                     before = value
                 self._slow[key] = value + (before - value) * keep
                 return _shown(fault.signal, self._slow[key] * (1 - FOULED_DULL * fault.size))
+
+    def _trouble(self, dt_s: float, readings: dict[str, Array]) -> None:
+        """Let meters jump or begin at 0 again."""
+        chance = self._field_rng.random((len(AMOUNTS), 2, len(self._shown)))
+        low, high = SPIKE_POWERS
+        for name, (begins, size) in zip(sorted(AMOUNTS), chance, strict=True):
+            absurd = readings[name] + np.rint(10 ** (low + (high - low) * 2 * size))
+            told = np.where(size < 0.5, absurd, np.nan)
+            readings[name] = np.where(begins < METER_TROUBLES * dt_s / DAY_S, told, readings[name])
 
     def _amount(self, name: str, flow: Array, unit: Array) -> Array:
         """Return whole pulses or batches of what has gone through since the last reading told."""

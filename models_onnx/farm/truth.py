@@ -96,6 +96,7 @@ def _twin(recording: Recording, without: Sequence[Fault]) -> Recording:
         start=run.start,
         houses_per_farm=run.houses_per_farm,
         gaps=run.gaps,
+        field=run.field,
         restock=run.restock,
         to_slaughter=False,
     )

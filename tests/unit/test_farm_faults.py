@@ -11,7 +11,7 @@ import pytest
 from agent.domain import to_ms
 from agent.errors import UsageError
 from models_onnx.farm.campaign import OUTBREAK_RATE, campaign
-from models_onnx.farm.farm import DEFAULT_START, Recording, simulate
+from models_onnx.farm.farm import DEFAULT_START, Farm, Recording, simulate
 from models_onnx.farm.faults import FAULTS, Fault, FaultPlan, parse_fault
 from models_onnx.farm.params import HELD_OUT_FAULTS
 from models_onnx.farm.sensors import SIGNALS
@@ -124,16 +124,13 @@ def test_a_disease_costs_appetite_then_weight_then_lives(well: Recording, ill: R
     assert dead[0].max() > 0.003 * ill.live_birds[HOUSE[name], 5]  # an outbreak as the real flocks' definition has it
 
 
-def test_a_stuck_sensor_repeats_itself_and_the_house_does_not_mind(well: Recording, ill: Recording) -> None:
+def test_a_stuck_sensor_repeats_itself_and_the_house_settles_again_after_it(well: Recording, ill: Recording) -> None:
     name = "sensor_stuck"
     stuck = hours(ill, name, "temperature", 0, 12)
     assert set(stuck) == {well.signals["temperature"][HOUSE[name], BEGIN - 1]}
-    for signal in set(SIGNALS) - {"temperature"}:
-        np.testing.assert_array_equal(ill.signals[signal][HOUSE[name]], well.signals[signal][HOUSE[name]])
-    after = slice(BEGIN + 72, None)
-    np.testing.assert_array_equal(
-        ill.signals["temperature"][HOUSE[name], after], well.signals["temperature"][HOUSE[name], after]
-    )
+    after = slice(BEGIN + 72 + 12, None)
+    apart = ill.signals["temperature"][HOUSE[name], after] - well.signals["temperature"][HOUSE[name], after]
+    assert np.abs(apart).max() < 1
 
 
 def test_the_ground_truth_holds_every_fault(ill: Recording) -> None:
@@ -299,22 +296,92 @@ def test_a_growth_lag_leaves_the_flock_behind_and_feed_follows(well: Recording, 
     assert 0.85 < change(well, ill, name, "feed", 96, 230) < 0.98
 
 
-def test_faults_of_sensors_change_what_is_shown_and_not_the_house(well: Recording, ill: Recording) -> None:
-    for name, signal in (
-        ("sensor_drift", "temperature"),
-        ("sensor_noise", "temperature"),
-        ("sensor_scale", "temperature"),
-        ("sensor_fouled", "ammonia"),
-    ):
-        for other in {"temperature", "ammonia", "water", "feed", "co2"} - {signal}:
-            np.testing.assert_array_equal(ill.signals[other][HOUSE[name]], well.signals[other][HOUSE[name]])
-    drift = hours(ill, "sensor_drift", "temperature", 0, 192) - hours(well, "sensor_drift", "temperature", 0, 192)
-    assert drift[:36].mean() < 0.5
-    assert drift[-36:].mean() == pytest.approx(6, abs=0.5)
-    assert np.std(hours(ill, "sensor_noise", "temperature", 0, 48)) > 2
-    assert change(well, ill, "sensor_scale", "temperature", 0, 24) == pytest.approx(10, rel=0.001)
-    assert np.isnan(hours(ill, "sensor_dropout", "temperature", 0, 6)).all()
-    assert change(well, ill, "sensor_fouled", "ammonia", 200, 230) < 0.6
+STRUCK = ("sensor_stuck", "sensor_drift", "sensor_noise", "sensor_dropout", "sensor_scale", "sensor_fouled")
+
+
+def struck(signal: str) -> tuple[Recording, Recording]:
+    """Return a farm well and with every fault of one sensor, each in its own house."""
+    kinds = [FAULTS[name] for name in STRUCK if signal in FAULTS[name].signals]
+    faults = [Fault(kind.name, i, FROM_MS, FROM_MS + 96 * HOUR_MS, 1.0, signal) for i, kind in enumerate(kinds)]
+    well, ill = (
+        simulate(len(kinds), 7, 5, faults=given, ages=[22] * len(kinds), gaps=False, to_slaughter=False)
+        for given in ((), faults)
+    )
+    return well, ill
+
+
+@pytest.fixture(scope="module")
+def gas() -> tuple[Recording, Recording]:
+    """Give a farm well and with faults of a sensor that nothing is controlled by."""
+    return struck("co2")
+
+
+def test_faults_of_sensors_show_what_their_names_say(gas: tuple[Recording, Recording]) -> None:
+    well, ill = gas
+    usual, shown = (r.signals["co2"][:, BEGIN : BEGIN + 96 * 6] for r in (well, ill))
+    assert np.ptp(shown[0]) == 0
+    drift = shown[1] - usual[1]
+    assert drift[:18].mean() < 100
+    assert drift[-18:].mean() == pytest.approx(1500, abs=60)
+    assert np.std(shown[2] - usual[2]) == pytest.approx(500, rel=0.15)
+    assert np.isnan(shown[3]).all()
+    np.testing.assert_array_equal(shown[4], 10 * usual[4])
+    assert shown[5, -18:].mean() < 0.6 * usual[5, -18:].mean()
+
+
+def test_faults_of_sensors_that_nothing_is_controlled_by_leave_the_house_alone(
+    gas: tuple[Recording, Recording],
+) -> None:
+    well, ill = gas
+    for signal in set(SIGNALS) - {"co2"}:
+        np.testing.assert_array_equal(ill.signals[signal], well.signals[signal])
+
+
+def true_and_shown(faults: tuple[Fault, ...], days: int, step_s: int = 600) -> tuple[np.ndarray, np.ndarray]:
+    """Return the true temperature of two houses, [steps, houses], and their readings, [steps, signals, houses]."""
+    farm = Farm(2, 5, DEFAULT_START, faults=faults, ages=[20, 20], gaps=False)
+    farm.run_to(farm.start_ms)
+    steps = [(farm.climate.temperature, step.values) for step in farm.steps(step_s, START_MS + days * 24 * HOUR_MS)]
+    return np.array([true for true, _ in steps]), np.array([shown for _, shown in steps])
+
+
+def test_a_drifting_temperature_sensor_misleads_the_house_computer_and_the_birds_feel_it() -> None:
+    """A sensor that shows too much cools the house: it shows the set point, and heat and appetite tell the truth."""
+    up, down = (
+        Fault("sensor_drift", house, FROM_MS, FROM_MS + 96 * HOUR_MS, 1.0, None, shape)
+        for house, shape in ((0, 0.25), (1, 0.75))
+    )
+    last = slice(BEGIN + 72 * 6, BEGIN + 96 * 6)
+    (true, shown), (misled, told) = (true_and_shown(faults, 7) for faults in ((), (up, down)))
+    warmer = (misled - true)[last].mean(axis=0)
+    assert -5.2 < warmer[0] < -1  # at 5 K people hold the house by hand
+    assert 1 < warmer[1] < 5.2
+    apart = {name: (told - shown)[last, SIGNALS.index(name)].mean(axis=0) for name in ("temperature", "heating")}
+    assert np.abs(apart["temperature"]).max() < 3.5  # though the sensors are wrong by 5.25 K
+    assert apart["heating"][0] < 0 < apart["heating"][1]
+    feed = (told - shown)[last, SIGNALS.index("feed")].sum(axis=0)
+    assert feed[1] < feed[0]
+
+
+def test_a_temperature_sensor_that_is_silent_or_shows_what_cannot_be_is_held_at_its_last_value() -> None:
+    """As a house computer does (S7b of docs/sources.md): so it is misled as by a sensor that is stuck."""
+    well, stuck, silent, tenfold = (
+        true_and_shown(faults, 4, 1800)[0][:, 0]
+        for faults in (
+            (),
+            *((Fault(name, 0, FROM_MS, FROM_MS + 24 * HOUR_MS, 1.0, "temperature"),)
+            for name in ("sensor_stuck", "sensor_dropout", "sensor_scale")),
+        )
+    )  # fmt: skip
+    np.testing.assert_array_equal(silent, stuck)
+    np.testing.assert_array_equal(tenfold, stuck)
+    assert np.abs(stuck - well).max() > 0.3
+
+
+def test_a_humidity_sensor_that_shows_too_much_has_the_house_aired() -> None:
+    well, ill = struck("humidity")
+    ends = slice(BEGIN + 72 * 6, BEGIN + 96 * 6)
+    assert ill.signals["co2"][1, ends].mean() < 0.97 * well.signals["co2"][1, ends].mean()
 
 
 def test_litter_on_the_scale_grows_and_is_wiped(well: Recording, ill: Recording) -> None:
@@ -365,7 +432,7 @@ def test_against_its_twin_a_fault_shows_when_it_can_be_seen_and_not_before(well:
 
 def test_the_truth_of_a_farm_takes_each_fault_away_by_itself_also_two_of_one_house() -> None:
     faults = (
-        Fault("water_line_blocked", 0, FROM_MS, FROM_MS + 6 * HOUR_MS, 0.9),
+        Fault("water_line_blocked", 0, FROM_MS, FROM_MS + 12 * HOUR_MS, 0.9),
         Fault("placement_wrong", 2, FROM_MS, FROM_MS + HOUR_MS, 0.1),
         Fault("sensor_scale", 0, FROM_MS + 12 * HOUR_MS, FROM_MS + 24 * HOUR_MS, 1.0, "co2"),
         Fault("heat_wave", 3, FROM_MS, FROM_MS + 48 * HOUR_MS, 1.0),
@@ -374,7 +441,8 @@ def test_the_truth_of_a_farm_takes_each_fault_away_by_itself_also_two_of_one_hou
     blocked, count, scale, wave = truths_of(run)
     assert [t.name for t in (blocked, count, scale, wave)] == [f.name for f in faults]
     assert blocked.detectable_ms is not None
-    assert FROM_MS < blocked.detectable_ms <= FROM_MS + 2 * HOUR_MS
+    awake_ms = run.at_ms[(run.at_ms > FROM_MS) & (run.signals["light"][0] > 1)][0]
+    assert FROM_MS < blocked.detectable_ms <= awake_ms + 2 * HOUR_MS
     assert count.detectable_ms is None
     assert scale.detectable_ms is not None
     assert 0 < scale.detectable_ms - scale.from_ms <= HOUR_MS // 3

@@ -18,11 +18,12 @@ from models_onnx.farm.birds import Birds
 from models_onnx.farm.climate import Climate, carbon_dioxide_m3h, heat_w, minimum_ventilation, sensible_share
 from models_onnx.farm.deaths import whole
 from models_onnx.farm.farm import DEFAULT_START, Farm, Recording, simulate
-from models_onnx.farm.faults import EFFECTS
+from models_onnx.farm.faults import EFFECTS, Fault
 from models_onnx.farm.flocks import plan_flock
 from models_onnx.farm.params import CLIMATES, FARM_RANGES, FLOCK_RANGES, HOUSE_RANGES, columns, generator
 from models_onnx.farm.params import climate_of as climate_of_farm
-from models_onnx.farm.sensors import SIGNALS
+from models_onnx.farm.sensors import ABSENT, SIGNALS
+from models_onnx.farm.truth import truths_of
 from models_onnx.farm.weather import Weather, humidity_pct, vapour_g_m3, wet_bulb
 
 if TYPE_CHECKING:
@@ -393,6 +394,36 @@ def test_gaps_silence_sensors_but_no_litre_is_lost() -> None:
     ends_open = np.isnan(farm.signals["water"][:, -1])
     total, expected = np.nansum(farm.signals["water"], axis=1), whole.signals["water"].sum(axis=1)
     np.testing.assert_allclose(total[~ends_open], expected[~ends_open])
+
+
+def test_in_the_field_houses_lack_sensors_for_good_and_meters_jump_and_nothing_else_changes() -> None:
+    plain, field = (
+        simulate(60, 12, seed=2, step_s=3600, ages=[10] * 60, field=on, to_slaughter=False) for on in (False, True)
+    )
+    np.testing.assert_array_equal(field.true_weight_g, plain.true_weight_g)
+    absent = {name: np.isnan(values).all(axis=1) for name, values in field.signals.items()}
+    for name in SIGNALS:
+        share = ABSENT.get("weight" if name.startswith("weight") else name, 0.0)
+        assert absent[name].mean() == pytest.approx(share, abs=4 * (share * (1 - share) / 60) ** 0.5)
+    there = ~absent["water"]
+    told, usual = field.signals["water"][there], plain.signals["water"][there]
+    apart = (told != usual) & ~(np.isnan(told) & np.isnan(usual))
+    assert 0 < apart.sum() < 0.01 * apart.size
+    assert (told - usual)[apart & ~np.isnan(told)].min() >= 100
+    assert np.isnan(told[apart]).any()
+    for name in set(SIGNALS) - {"water", "feed"}:
+        np.testing.assert_array_equal(field.signals[name][~absent[name]], plain.signals[name][~absent[name]])
+
+
+def test_a_fault_of_a_sensor_that_is_absent_never_shows_and_a_meters_jump_is_no_fault() -> None:
+    begin = round(DEFAULT_START.timestamp() * 1000) + 2 * 86_400_000
+    stuck = [Fault("sensor_stuck", house, begin, begin + 86_400_000, 1.0, "ammonia") for house in range(8)]
+    run = simulate(8, 4, seed=2, faults=stuck, ages=[20] * 8, field=True, to_slaughter=False)
+    absent = np.isnan(run.signals["ammonia"]).all(axis=1)
+    assert 0 < absent.sum() < 8
+    shows = np.array([truth.detectable_ms is not None for truth in truths_of(run)])
+    assert not shows[absent].any()
+    assert shows[~absent].any()
 
 
 def test_summer_is_warmer_than_winter_and_the_air_holds_what_it_can() -> None:

@@ -63,6 +63,19 @@ def test_the_replay_reads_the_readings_and_they_are_in_order_of_time(files: Path
     assert times[-1] == "2026-01-21T00:00:00Z"
 
 
+def test_in_the_field_readings_come_again_and_the_replay_takes_each_once(tmp_path: Path) -> None:
+    assert simulate(*usual(tmp_path / "farm", "--days", "12", "--field")) == 0
+    with (tmp_path / "farm" / "readings.csv").open() as file:
+        lines = [(row["at"], row["house"], row["signal"], row["value"]) for row in csv.DictReader(file)]
+    times = [line[0] for line in lines]
+    assert times != sorted(times)
+    assert len(set(lines)) < len(lines)
+    spooled = tmp_path / "spooled"
+    spooled.mkdir()
+    recording = spool_readings(tmp_path / "farm" / "readings.csv", spooled, UTC_ZONE)
+    assert sum(len(block.at_ms) for block in recording.blocks()) == len(set(lines))
+
+
 def test_every_reading_is_plausible_to_the_catalogue(files: Path, tmp_path: Path) -> None:
     recording = spool_readings(files / "readings.csv", tmp_path, UTC_ZONE)
     for block in recording.blocks():
