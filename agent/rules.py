@@ -46,9 +46,9 @@ class Kind:
 
 
 KINDS = {
-    # The threshold multiplies the model's own (its manifest). Our judgement: the delays (a line that is shut for a
-    # quarter of an hour is a refilled tank, for an hour it is a fault; what a trend says is of a day, and can wait two
-    # hours); the deadband (back is what is well inside the band, or a value at its edge would come and go); the first
+    # The threshold multiplies the model's own (its manifest). Our judgement: the delays (what a deviation says
+    # is of a whole hour, in which a line that is shut for a quarter of it hardly shows, so it need be said but twice;
+    # what a trend says is of a day, and can wait two hours); the deadband (back is what is well inside the band, or a value at its edge would come and go); the first
     # days (chicks that are settling in, and a day's sum that needs whole days behind it).
     "deviation": Kind(
         "the last hour of a signal leaves the band that the model expects of this flock, at this age and hour",
@@ -56,7 +56,7 @@ KINDS = {
         None,
         Severity.MINOR,
         1.0,
-        20 * _MINUTE,
+        10 * _MINUTE,
         30 * _MINUTE,
         0.3,
         _WITH_BIRDS,

@@ -18,7 +18,7 @@ from models_onnx.evaluate.expected import expected_of
 from models_onnx.evaluate.mortality import deaths_of
 from models_onnx.evaluate.play import play, predictor_of
 from models_onnx.evaluate.record import records_of
-from models_onnx.evaluate.scenarios import SCENARIOS
+from models_onnx.evaluate.scenarios import IN_THE_FIELD, SCENARIOS
 from models_onnx.evaluate.scoring import LASTING, SLOW, found_of, quiet_of, right_until
 from models_onnx.evaluate.weights import weighed_of
 from models_onnx.farm.campaign import draw_fault, kinds_of
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from models_onnx.farm.faults import Fault
     from models_onnx.farm.params import RangeSet
 
-SEED = 91_000  # none of the training's
+SEED = 137_000  # none of the training's; those from 91,000 on were looked at while the models were made
 PLAIN = "as it is"
 ONLY_IN_HEAT = ("cooling_failure", "heat_wave")  # their farms begin in summer, or they would show nothing
 OF_THE_FARM = "heat_wave"  # one weather: all houses of its farm have it
@@ -201,6 +201,7 @@ def played_of(job: Job, bundles: Path) -> tuple[list[HouseRecord], list[Played]]
         start=job.start,
         faults=faults_of(job),
         restock=job.restock,
+        field=job.scenario == IN_THE_FIELD,
     )
     records = [
         record if record.fault is None else record.until(right_until(record.fault) + DAY_MS) for record in records

@@ -88,8 +88,12 @@ def records_of(
     start: datetime,
     faults: Sequence[Fault] = (),
     restock: bool = False,
+    field: bool = False,
 ) -> list[HouseRecord]:
-    """Return the houses of simulated farms; of ``faults`` at most one in each house, by its number."""
+    """Return the houses of simulated farms; of ``faults`` at most one in each house, by its number.
+
+    ``field``: some sensors are absent, and meters jump, as on real farms.
+    """
     recording = simulate(
         houses=houses,
         days=days,
@@ -99,6 +103,7 @@ def records_of(
         faults=faults,
         houses_per_farm=houses_per_farm,
         restock=restock,
+        field=field,
     )
     of_house = {truth.house: truth for truth in truths_of(recording)} if faults else {}
     records = []

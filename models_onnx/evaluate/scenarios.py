@@ -95,8 +95,10 @@ def clock_wrong(record: HouseRecord, rng: np.random.Generator) -> HouseRecord:
     return replace(record, signals=signals)
 
 
+IN_THE_FIELD = "as in the field"  # the farm itself lacks sensors, and its meters jump: ``simulate(field=True)``
 SCENARIOS: dict[str, Change] = {
     "as it is": as_it_is,
+    IN_THE_FIELD: as_it_is,
     "30 % of sensors missing": sensors_missing,
     "dirty scale": scale_dirty,
     "no scale": scale_absent,
