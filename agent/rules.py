@@ -46,10 +46,11 @@ class Kind:
 
 
 KINDS = {
-    # The threshold multiplies the model's own (its manifest). Our judgement: the delays (what a deviation says
-    # is of a whole hour, in which a line that is shut for a quarter of it hardly shows, so it need be said but twice;
-    # what a trend says is of a day, and can wait two hours); the deadband (back is what is well inside the band, or a value at its edge would come and go); the first
-    # days (chicks that are settling in, and a day's sum that needs whole days behind it).
+    # The threshold multiplies the model's own (its manifest). Our judgement: the delays (what a deviation says is of a
+    # whole hour, in which a line that is shut for a quarter of it hardly shows, so it need be said but twice; what a
+    # trend says is of a day, and can wait two hours); the deadband (back is what is well inside the band, or a value at
+    # its edge would come and go); the first days (chicks that are settling in, and a day's sum that needs whole days
+    # behind it).
     "deviation": Kind(
         "the last hour of a signal leaves the band that the model expects of this flock, at this age and hour",
         "multiples of the model's own threshold",
