@@ -133,7 +133,9 @@ def test_a_shadows_warning_survives_a_restart_and_is_not_raised_twice(farm: Farm
     raised = [i for i, s, rule in zip(said["id"], said["state"], said["rule"], strict=True)
               if s == "active" and rule == "deviation-water"]  # fmt: skip
     assert len(set(raised)) == 1
-    assert said["before"].count("pending") == len([s for s in said["state"] if s == "active"])
+    moves = list(zip(said["before"], said["state"], strict=True))
+    assert moves.count(("pending", "active")) == 1
+    assert ("normal", "active") not in moves  # what else is told of it is that it became worse
 
 
 def test_only_warnings_of_its_own_models_are_a_shadows(farm: Farm) -> None:

@@ -533,7 +533,7 @@ def test_what_a_stuck_sensor_showed_before_it_was_noticed_is_taken_back(farm: Fa
 def test_a_warning_that_cannot_be_judged_says_which_sensor_is_why(farm: Farm) -> None:
     """It stands for hours with the reason in its words, and goes with the same reason."""
     hot = farm.run(2 * HOUR, lambda at: {**wobbling(at), "temperature": wobbling(at)["temperature"] + 4})
-    assert moves(hot, "deviation-temperature")[-1] == (WarningState.ACTIVE, Reason.ON_DELAY_OVER)
+    assert (WarningState.ACTIVE, Reason.ON_DELAY_OVER) in moves(hot, "deviation-temperature")
     freezes_at = farm.now + timedelta(minutes=1)
     events = farm.run(timedelta(hours=5), lambda _at: {"water": 10.0, "temperature": 25.005})
     assert moves(events, "deviation-temperature") == []
