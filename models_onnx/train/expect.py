@@ -90,8 +90,9 @@ INPUTS = (
     _grid("days", DAY_S, DAYS_LONG, WATER_RATE, FEED_RATE, TEMPERATURE, WEIGHT_RATIO, OUTSIDE, LIGHT, *_AIR),
     _grid("tens", BUCKET_S, TENS, TEMPERATURE, OUTSIDE),
     # what is given: light, weather and ventilation of the very hour or day that is expected; and what was eaten in it,
-    # for water alone: birds that eat less drink less, a line that leaks does not know
-    _grid("coming_hour", HOUR_S, 1, *_GIVEN, end="horizon"),
+    # for water alone: birds that eat less drink less, and where no sensor tells of the light, birds that eat are awake;
+    # a line that is shut or leaks does not know
+    _grid("coming_hour", HOUR_S, 1, *_GIVEN, FEED_RATE, end="horizon"),
     _grid("coming_day", DAY_S, 1, *_GIVEN, FEED_RATE, end="horizon"),
     _grid("coming_days", 3 * DAY_S, 1, *_GIVEN, FEED_RATE, end="horizon"),
     InputSpec(name="facts", shape=("houses", len(FACTS)), facts=FACTS),
@@ -232,6 +233,9 @@ def _hourly_flow(t: Terms, column: int, day_column: int, usual: float) -> Look:
         *_facts(t),
         *_daily(t),
     ]
+    if column == H_WATER:
+        eaten = t.root(t.at("coming_hour", 0, C_FEED))
+        terms += [eaten, *(t.less(eaten, hour(back, H_FEED)) for back in (0, 1, 23, 47))]
     against_base = (*coming, hour(0), hour(1), level)
     bases = (alike, *coming, level, t.root(t.at("days", 0, day_column)))
     return Look(tuple(terms), against_base, bases, usual**0.5, root=True, unit=1 / 1000 / 24, per=CURVE_FEED)
