@@ -3,8 +3,8 @@
 The quantiles of water, feed and the house's air over the next hour, and of water, feed, weight and air over the next
 day. Each has a network of its own behind columns that compare: the last hours with the same hours of the days before,
 the last days with the breed's curve; and, as the agent judges in hindsight, the light, the weather and the ventilation
-of the very hour or day: a longer night or a heat wave explains itself. Its base is the simplest forecast there is (the
-same hour yesterday; the day before; the temperature now), and the network says how far off that will be.
+of the very hour or day: a longer night or a heat wave explains itself. Its base is the simplest forecast there is (what
+flowed when it was as light; the day before; the temperature now), and the network says how far off that will be.
 
 The *slow* ones look away from the last two to four days, and one for temperature from the last hours: against them a
 fault that creeps in adds up, where an expectation that looks at yesterday would follow it.
