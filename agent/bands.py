@@ -5,9 +5,9 @@ than eight of ten, or more, and every limit counted in half bands is off by as m
 p10, p90 less p50) of each output is stretched by a factor of the house, which starts at 1. At each instant at which the
 output is judged, the logarithm of the factor moves by ``rate * (outside - 0.1)``: outside is 1 where the measurement
 lies beyond the side as it was stretched so far, else 0. It rests where a tenth lies beyond, whatever the measurements
-do (a little below, for what is far out is left aside), and that is all that p10 and p90 promise: adaptive conformal inference (Gibbs and Candès, arXiv:2106.00170), as
-quantile tracking (Angelopoulos and others, arXiv:2307.16895), here on the factor's logarithm, as the half bands of one
-output differ tenfold from chick to broiler, and from noon to night.
+do (a little below, for what is far out is left aside), and that is all that p10 and p90 promise: adaptive conformal
+inference (Gibbs and Candès, arXiv:2106.00170), as quantile tracking (Angelopoulos and others, arXiv:2307.16895), here
+on the factor's logarithm, as the half bands of one output differ tenfold from chick to broiler, and from noon to night.
 
 Our judgement are the rates, the bounds and what is far. A fault must not be learnt away before it is told:
 

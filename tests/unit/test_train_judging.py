@@ -70,7 +70,7 @@ def test_of_the_outputs_of_one_rule_the_worst_counts_and_what_cannot_say_is_left
 
 def test_a_warning_needs_its_delay_and_no_chicks_of_the_first_days() -> None:
     limits = Judge(low=3.0, high=3.0)
-    short, long = trace_of(course((5, 0.3, 5.0))), trace_of(course((5, 1, 5.0)))
+    short, long = trace_of(course((5, 0.15, 5.0))), trace_of(course((5, 1, 5.0)))
     assert warnings_at(short, HOURLY, 0, scores_of(short, 0, limits)) == []
     assert len(warnings_at(long, HOURLY, 0, scores_of(long, 0, limits))) == 1
     early = trace_of(course((0.5, 3, 5.0)))
