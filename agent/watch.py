@@ -555,12 +555,13 @@ class HouseWatch:
     def _learn(self, name: str, band: str, evidence: Evidence) -> None:
         """Let a band learn how wide it must be here, unless a fault could be what it learns."""
         stands = self.standings.get(name)
-        actual, low, high = evidence.actual, evidence.low, evidence.high
-        if evidence.score is None or actual is None or low is None or high is None:
+        actual, low, middle, high = evidence.actual, evidence.low, evidence.expected, evidence.high
+        if evidence.score is None or actual is None or low is None or middle is None or high is None:
             return
         if stands is None or stands.state is WarningState.NORMAL:
             model = f"{evidence.model}/{evidence.model_version}"
-            stretch = bands.learnt(self.fitness.stretch(model, band), actual, low, high, bands.RATE[kind_of(name)])
+            before, rate = self.fitness.stretch(model, band), bands.RATE[kind_of(name)]
+            stretch = bands.learnt(before, actual, low, middle, high, rate)
             self.fitness.stretch_to(model, band, (float(stretch[0]), float(stretch[1])))
 
     def name_causes(self, outcome: Outcome, result: HouseResult | None, *, is_due: bool) -> Outcome:

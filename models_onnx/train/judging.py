@@ -126,7 +126,7 @@ def as_shown(
         bands[:, 0], bands[:, 2] = low, high
         score = score_of(off_by(now, low, p50, high, floors), limits, limits, flows & has_stopped(now, low, p50))
         is_learnt = is_judged & (score < 1)
-        after = learnt((below, above), now, low, high, rates)
+        after = learnt((below, above), now, low, p50, high, rates)
         below, above = np.where(is_learnt, after[0], below), np.where(is_learnt, after[1], above)
     return shown
 

@@ -17,7 +17,8 @@ def course(actual: np.ndarray, kind: str = "deviation") -> tuple[np.ndarray, np.
     for value in actual.tolist():
         low, high = stretched(9.0, 10.0, 12.0, (below, above))
         outside.append((value < low, value > high))
-        below, above = (float(factor) for factor in learnt((below, above), value, float(low), float(high), RATE[kind]))
+        after = learnt((below, above), value, float(low), 10.0, float(high), RATE[kind])
+        below, above = (float(factor) for factor in after)
     return np.array(outside), np.array((below, above))
 
 
@@ -51,16 +52,31 @@ def test_each_side_learns_for_itself() -> None:
     assert above == pytest.approx(1, rel=0.2)
 
 
-def test_no_fault_and_no_calm_carries_a_band_beyond_its_bounds() -> None:
-    _, (below, above) = course(np.full(20 * DAY, 1.0))
-    assert (below, above) == (WIDEST, NARROWEST)
+def test_nothing_carries_a_band_beyond_its_bounds() -> None:
+    _, (below, above) = course(np.full(20 * DAY, 10.0))
+    assert (below, above) == (NARROWEST, NARROWEST)
+    wide = 1.0
+    for _ in range(2 * DAY):
+        low, _ = stretched(9.0, 10.0, 12.0, (wide, 1.0))
+        wide = float(learnt((wide, 1.0), 10 - 1.5 * (10 - float(low)), float(low), 10.0, 12.0, RATE["deviation"])[0])
+    assert wide == WIDEST
 
 
-def test_a_slow_fault_is_not_learnt_away_before_it_is_told() -> None:
-    """An hour outside moves a side by 8 %, a day by 9 % where a day is judged."""
-    hour, day = np.full(6, 1.0), np.full(24, 1.0)
-    assert course(hour)[1][0] == pytest.approx(1.08, abs=0.01)
-    assert course(day, "trend")[1][0] == pytest.approx(1.09, abs=0.01)
+def test_an_hour_outside_moves_a_side_by_8_percent_and_a_day_of_a_trend_by_9() -> None:
+    assert course(np.full(6, 8.5))[1][0] == pytest.approx(1.08, abs=0.01)
+    assert course(np.full(24, 8.5), "trend")[1][0] == pytest.approx(1.09, abs=0.01)
+
+
+@pytest.mark.parametrize(("per_hour", "told_by_h"), [(1.0, 6), (0.5, 13)])
+def test_what_falls_slowly_is_not_learnt_away_before_it_is_told(per_hour: float, told_by_h: int) -> None:
+    """It is told at four half bands; where the band is not stretched, after 4 and 8 hours."""
+    fall = 10 - per_hour * np.arange(told_by_h * 6) / 6
+    _, (below, _) = course(fall)
+    assert (10 - fall[-1]) / below > 4
+
+
+def test_what_lies_far_out_teaches_nothing() -> None:
+    assert course(np.full(DAY, 1.0))[1].tolist() == [1.0, 1.0]
 
 
 def test_an_amount_is_not_expected_to_be_negative_and_a_temperature_may_be() -> None:
