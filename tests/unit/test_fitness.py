@@ -18,6 +18,7 @@ from agent.errors import BundleError
 from agent.fitness import DAY_COUNTS, LEAST_COUNTS, NOMINAL, FitDay, FitFlock, Fitness, tail_of
 from agent.manifest import Feature, Grid, InputSpec
 from agent.reference import LEAST_DAYS, LEAST_VALUES, reference_from
+from agent.status import fitness_lines
 from models_onnx.train.bundle import reference_of
 
 if TYPE_CHECKING:
@@ -294,6 +295,13 @@ def test_what_a_band_has_learnt_outlives_restarts_and_goes_over_to_the_next_floc
     rows, _ = later.take()
     assert [fit.bands for fit in rows if isinstance(fit, FitFlock)] == [{"water/1h": (1.235, 0.8)}]
     assert later.stretch("usual/1.1.0", "water/1h") == (1.0, 1.0)
+
+
+def test_bands_that_are_much_wider_here_are_named_beside_their_coverage() -> None:
+    value = {"house": "house1", "flock": "A1", "drift": {}, "drifted": {}, "coverage": {}, "off": {}, "slaughter": []}
+    lines = fitness_lines([{**value, "stretch": {"water_1h/1h": [1.84, 1.1], "feed_1h/1h": [1.4, 0.6]}}])
+    assert "water_1h 1.8 times below" in lines[1]
+    assert "feed_1h" not in "".join(lines)
 
 
 def test_a_flock_stored_by_a_version_without_stretched_bands_is_read() -> None:
