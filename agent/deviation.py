@@ -67,13 +67,15 @@ def is_flow(feature: Feature, length_s: int) -> bool:
     return feature.aggregate == "sum" and timedelta(seconds=length_s) <= FAST
 
 
-def has_stopped(actual: float | F64, low: float | F64, middle: float | F64) -> Flags:
+def has_stopped(actual: float | F64, low: float | F64, middle: float | F64, floor: float | F64) -> Flags:
     """Tell whether a flow has stopped: far below p50 (``middle``), where p10 (``low``) says that most of it is certain.
 
     A limit in half bands cannot say so of young flocks, where a half band is a large share of what flows. What was not
-    measured has not stopped.
+    measured has not stopped; nor has what lacks no more than ``floor``, the least half band that means anything: at
+    night a meter may tell nothing for an hour, because its step is not full.
     """
-    return np.asarray((np.asarray(low) > 0) & (actual <= STOPPED * middle) & (low >= CERTAIN * middle))
+    is_certain = (np.asarray(low) > 0) & (low >= CERTAIN * middle)
+    return np.asarray(is_certain & (actual <= STOPPED * middle) & (low - actual >= floor))
 
 
 def off_by(actual: float | F64, low: float | F64, middle: float | F64, high: float | F64, floor: float | F64) -> F64:

@@ -733,7 +733,7 @@ class HouseWatch:
             why = self._why_unknown(feature.signal, at) or f"only {actual.coverage:.0%} of it was measured"
             return replace(common, why=why)
         limits, threshold = output.judge or DEFAULT_JUDGE, rule.threshold if rule else 1.0
-        stopped = is_flow(feature, common.over_s or 0) & has_stopped(actual.value, low, middle)
+        stopped = is_flow(feature, common.over_s or 0) & has_stopped(actual.value, low, middle, limits.floor)
         off = off_by(actual.value, low, middle, high, limits.floor)
         score = float(score_of(off, limits.low * threshold, limits.high * threshold, stopped))
         return replace(

@@ -124,7 +124,8 @@ def as_shown(
     ):
         low, high = stretched(p10, p50, p90, (below, above))
         bands[:, 0], bands[:, 2] = low, high
-        score = score_of(off_by(now, low, p50, high, floors), limits, limits, flows & has_stopped(now, low, p50))
+        stopped = flows & has_stopped(now, low, p50, floors)
+        score = score_of(off_by(now, low, p50, high, floors), limits, limits, stopped)
         is_learnt = is_judged & (score < 1)
         after = learnt((below, above), now, low, p50, high, rates)
         below, above = np.where(is_learnt, after[0], below), np.where(is_learnt, after[1], above)
@@ -160,7 +161,7 @@ def deviations(trace: Trace, number: int, floor: float) -> F64:
 def scores_of(trace: Trace, number: int, limits: Judge, *, is_flow: bool = False) -> F64:
     """Return the score of one output at each instant, 1 being the limit of its side; at least 1 where a flow stops."""
     low, middle = trace.quantiles[:, number, 0], trace.quantiles[:, number, 1]
-    stopped = is_flow & has_stopped(trace.actual[:, number].astype(np.float64), low, middle)
+    stopped = is_flow & has_stopped(trace.actual[:, number].astype(np.float64), low, middle, limits.floor)
     return score_of(deviations(trace, number, limits.floor), limits.low, limits.high, stopped)
 
 

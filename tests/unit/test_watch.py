@@ -366,7 +366,8 @@ def test_a_flow_that_stops_is_told_whatever_the_limits_and_a_low_one_is_not(tmp_
     ("actual", "low", "stopped"), [(4.4, 7.0, True), (4.6, 7.0, False), (4.4, 6.9, False), (0.0, 0.0, False)]
 )
 def test_a_flow_has_stopped_where_most_of_it_was_certain(actual: float, low: float, stopped: bool) -> None:
-    assert has_stopped(actual, low, 10.0) == stopped
+    assert has_stopped(actual, low, 10.0, 1.0) == stopped
+    assert not has_stopped(actual, low, 10.0, 10.0)  # a meter whose step is as large as that
 
 
 def test_too_much_is_a_deviation_above_and_far_too_much_is_worse(farm: Farm) -> None:
