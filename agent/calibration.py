@@ -4,7 +4,12 @@ A scale that reads 5 % low and birds that are 5 % light look the same until the 
 flock that ends with a slaughter weight is held against the breed's curve, against what the scale showed in its last
 days and a fortnight before, and against what it ate and drank. Of each, a house keeps a running estimate with its
 variance (a scalar Kalman filter: what is old counts less, one odd flock moves little), which models read as facts
-``house.<name>``. All are logarithms of ratios. Nothing is kept but what the ``end`` of a flock says in house.db.
+``house.<name>``. How far single flocks lie around it is learnt, too: a scale that wanders from flock to flock says so.
+All are logarithms of ratios. Nothing is kept but what the ``end`` of a flock says in house.db.
+
+What a flock weighed also tells how far off its predictions were: where truths lie outside of a model's bands more often
+than it says, those of its next weights are stretched. That is done to the quantiles of any bundle, after it has spoken,
+and not by one more fact: a fact helps only a model that was trained with it.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 
     from agent.clock import FarmDays
     from agent.domain import FlockChange
+    from agent.fitness import FitFlock
     from agent.window import FlockContext, Window
 
 MEASURED = "measured"  # where the detail of an ``end`` holds what the instruments showed
@@ -72,23 +78,26 @@ class Prior:
     mean: float
     sd: float
     walk: float  # sd of its change in a day, growing with the root of time
-    noise: float  # sd of one flock around it
+    noise: float  # sd of one flock around it, to begin with
 
 
 # our judgement, from docs/sources.md: field flocks lie 4 +- 5 % below the objectives, and 4 % around the level of
-# their own house [F1]; scales and meters are off by some percent for good [S68]; FCR varies by 2 to 3 % [S42]
+# their own house [F1]; scales and meters are off by some percent for good [S68]; FCR varies by 2 to 3 % [S42], and
+# what a bird ate hangs on their number, which is told wrong by some percent in one flock of three (assumed)
 SITE = Prior(mean=-0.04, sd=0.05, walk=0.0012, noise=0.04)
 HOUSE = Prior(mean=0.0, sd=0.03, walk=0.0005, noise=0.04)
 INSTRUMENTS = {
     "scale_error": Prior(mean=0.0, sd=0.05, walk=0.0012, noise=0.02),
-    "scale_error_14d": Prior(mean=0.0, sd=0.05, walk=0.0012, noise=0.02),
-    "feed_error": Prior(mean=0.0, sd=0.06, walk=0.0006, noise=0.025),
-    "water_error": Prior(mean=-math.log(1.8), sd=0.12, walk=0.0006, noise=0.03),  # 1.8 l/kg [S44, S45]
+    "scale_error_14d": Prior(mean=0.0, sd=0.05, walk=0.0012, noise=0.025),
+    "feed_error": Prior(mean=0.0, sd=0.06, walk=0.0006, noise=0.035),
+    "water_error": Prior(mean=-math.log(1.8), sd=0.12, walk=0.0006, noise=0.04),  # 1.8 l/kg [S44, S45]
 }
 TOLD_SD = 0.02  # of a level that the fleet sends down
 NOISE_FLOCKS = 10.0  # how many flocks the prior noise counts for, when it is learnt from those that were weighed
+NOISE_OWN_FLOCKS = 4.0  # how many of its own a house takes to count as much as its site does
 NOISE_MEMORY = 200.0  # and how many flocks back it is remembered
 OUTLIER = 3.0  # a flock further off than so many sd counts as if it were so far
+NORMAL_90 = 1.2816  # the half band of p10 to p90, in sd of a normal distribution
 
 
 @dataclass(slots=True)
@@ -123,6 +132,34 @@ class Estimate:
         self.count += 1
 
 
+@dataclass(slots=True)
+class Noise:
+    """The variance of single flocks around what is known of them, as it is learnt from how far they lay off."""
+
+    total: float = 0.0
+    count: float = 0.0
+
+    def learn(self, square: float) -> None:
+        """Take in one flock's share of it."""
+        keep = min(1.0, NOISE_MEMORY / (self.count + 1))
+        self.total = (self.total + square) * keep
+        self.count = (self.count + 1) * keep
+
+    def variance(self, before: float, flocks: float) -> float:
+        """Return it, where ``before`` was believed as if ``flocks`` flocks had shown so."""
+        return (flocks * before + self.total) / (flocks + self.count)
+
+
+def noise_in(innovation: float, known: float, noise: float) -> float:
+    """Return the expected square of what one flock adds, if it lay ``innovation`` off all that is known.
+
+    ``known`` and ``noise`` are the variances of both: of the first, surprising flock in a house most is put down to
+    what is not known of the house yet (as in a variational Kalman filter: Sarkka and Nummenmaa 2009).
+    """
+    share = noise / (known + noise)
+    return (share * innovation) ** 2 + share * known
+
+
 @dataclass(frozen=True, slots=True)
 class Weighing:
     """An ended flock: when, how heavy against the curve, and what the instruments showed, all as log ratios."""
@@ -141,6 +178,7 @@ class _HouseKnown:
     instruments: dict[str, Estimate] = field(
         default_factory=lambda: {name: Estimate.of(prior) for name, prior in INSTRUMENTS.items()}
     )
+    noises: dict[str, Noise] = field(default_factory=lambda: {name: Noise() for name in INSTRUMENTS})
 
 
 class Calibration:
@@ -153,12 +191,14 @@ class Calibration:
         self._days = days
         self._told = dict(told or {})
         self._weighings: dict[tuple[str, str], Weighing] = {}
+        self._off: dict[tuple[str, str, str], float] = {}  # by model, house and flock: see ``off_of``
         self._begin()
 
     def _begin(self) -> None:
         self._site = Estimate.of(SITE)
         self._houses: dict[str, _HouseKnown] = {}
-        self._noise_sum, self._noise_count = NOISE_FLOCKS * SITE.noise**2, NOISE_FLOCKS
+        self._noise = Noise()
+        self._noises = {name: Noise() for name in INSTRUMENTS}
 
     def learn(self, changes: Iterable[FlockChange]) -> None:
         """Take in the flocks that ended with a slaughter weight; one that is told again replaces what it said."""
@@ -181,32 +221,34 @@ class Calibration:
     def take(self, weighing: Weighing) -> None:
         """Take in one flock."""
         house, at_ms = self._house(weighing.house), weighing.at_ms
-        of_site, of_house = self._site.variance_at(at_ms), house.level.variance_at(at_ms)
-        innovation = weighing.level - self._site.value - house.level.value
-        spread = of_site + of_house + self.noise**2
-        innovation = _within(innovation, OUTLIER * math.sqrt(spread))
-        self._learn_noise(innovation**2 - of_site - of_house)
+        known = self._site.variance_at(at_ms) + house.level.variance_at(at_ms)
+        spread = known + self.noise**2
+        innovation = _within(weighing.level - self._site.value - house.level.value, OUTLIER * math.sqrt(spread))
+        self._noise.learn(noise_in(innovation, known, self.noise**2))
         self._site.move(innovation, spread, at_ms)
         house.level.move(innovation, spread, at_ms)
         for name, shown in weighing.measured.items():
             estimate = house.instruments.get(name)
             if estimate is not None and math.isfinite(shown):
-                spread = estimate.variance_at(at_ms) + estimate.prior.noise**2
-                error = weighing.level - shown - estimate.value
-                estimate.move(_within(error, OUTLIER * math.sqrt(spread)), spread, at_ms)
+                known, noise = estimate.variance_at(at_ms), self._noise_of(house, name)
+                spread = known + noise
+                error = _within(weighing.level - shown - estimate.value, OUTLIER * math.sqrt(spread))
+                for learnt in (self._noises[name], house.noises[name]):
+                    learnt.learn(noise_in(error, known, noise))
+                estimate.move(error, spread, at_ms)
 
     @property
     def noise(self) -> float:
         """The sd of one flock's weight around the level of its house."""
-        return math.sqrt(self._noise_sum / self._noise_count)
+        return math.sqrt(self._noise.variance(SITE.noise**2, NOISE_FLOCKS))
 
-    def _learn_noise(self, square: float) -> None:
-        keep = min(1.0, NOISE_MEMORY / (self._noise_count + 1))
-        self._noise_sum = (self._noise_sum + max(square, 0.0)) * keep
-        self._noise_count = (self._noise_count + 1) * keep
+    def _noise_of(self, house: _HouseKnown, name: str) -> float:
+        """Return the variance of one flock around an instrument's error: of this house, and of the site's others."""
+        of_site = self._noises[name].variance(INSTRUMENTS[name].noise ** 2, NOISE_FLOCKS)
+        return house.noises[name].variance(of_site, NOISE_OWN_FLOCKS)
 
     def facts(self, house: str, at: datetime) -> dict[str, float]:
-        """Return what is known of a house at ``at``: ``house.<name>`` and, where it is estimated, its sd."""
+        """Return what is known of a house at ``at``: ``house.<name>``, and the next flock's sd of what is estimated."""
         at_ms, known = to_ms(at), self._house(house)
         variance = self._site.variance_at(at_ms) + known.level.variance_at(at_ms) + self.noise**2
         facts = {f"house.{name}": value for name, value in self._told.get(house, {}).items()}
@@ -217,8 +259,26 @@ class Calibration:
         }
         for name, estimate in known.instruments.items():
             facts[f"house.{name}"] = estimate.value
-            facts[f"house.{name}_sd"] = math.sqrt(estimate.variance_at(at_ms))
+            facts[f"house.{name}_sd"] = math.sqrt(estimate.variance_at(at_ms) + self._noise_of(known, name))
         return facts
+
+    def judge(self, fits: Iterable[FitFlock]) -> None:
+        """Take in what models had predicted of flocks whose weight was told."""
+        for fit in fits:
+            off = off_of(fit)
+            if off is not None:
+                self._off[fit.model, fit.house, fit.flock] = off
+
+    def stretch(self, model: str, house: str) -> float:
+        """Return by what the half bands of a model's weights are to be stretched here; 1 where nothing is known.
+
+        Of the flocks of this house, and of its site's: a model whose bands are honest on the whole may be too sure of
+        one house. Only flocks that ``learn`` was told of count, so nothing is known before its time.
+        """
+        known = [(key[1], off) for key, off in self._off.items() if key[0] == model and key[1:] in self._weighings]
+        site, own = [off for _, off in known], [off for of, off in known if of == house]
+        of_site = Noise(math.fsum(site), len(site)).variance(1.0, NOISE_FLOCKS)
+        return math.sqrt(Noise(math.fsum(own), len(own)).variance(of_site, NOISE_OWN_FLOCKS))
 
     def _house(self, house: str) -> _HouseKnown:
         known = self._houses.get(house)
@@ -228,6 +288,21 @@ class Calibration:
             if level is not None:
                 known.level.value, known.level.variance = level - SITE.mean, TOLD_SD**2
         return known
+
+
+def off_of(fit: FitFlock) -> float | None:
+    """Return the mean square of a flock's errors in the sd that the model's own bands stand for; None if none is known.
+
+    It is 1 where bands hold what they say. The days before one slaughter are one witness, not many.
+    """
+    if fit.truth_g is None or not fit.scores:
+        return None
+    squares = []
+    for score in fit.scores:
+        off = fit.truth_g - score.p50
+        half = (score.p90 - score.p50 if off > 0 else score.p50 - score.p10) / score.stretch
+        squares.append(min(NORMAL_90 * abs(off) / half, OUTLIER) ** 2 if half > 0 else OUTLIER**2)
+    return math.fsum(squares) / len(squares)
 
 
 def weighing_of(change: FlockChange, days: FarmDays) -> Weighing | None:

@@ -183,6 +183,7 @@ class Agent:
     def _restore(self, known: Restored) -> None:
         """Let the houses know what was known, and see again what the windows had not been told of."""
         self.calibration.learn(known.flocks)
+        self.calibration.judge(known.fitness_flocks)
         for watch in self.watches:
             life = restored(known.houses.get(watch.house), known.flocks)
             standings = [standing for standing in known.standings if standing.house == watch.house]

@@ -225,6 +225,7 @@ class Prediction:
     model: str
     model_version: str
     coverage: float
+    stretch: float = 1.0  # by which its half bands are wider than the model's own
 
 
 @dataclass(frozen=True, slots=True)

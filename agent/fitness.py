@@ -71,6 +71,7 @@ class FitDay:
     counts: dict[str, list[list[int]]] = field(default_factory=dict)  # by input: [columns][bins]
     held: dict[str, tuple[int, int]] = field(default_factory=dict)  # by rule: counted, within p10 to p90
     made: dict[str, tuple[str, float, float, float]] = field(default_factory=dict)  # by horizon: for when, p10, 50, 90
+    stretch: float = 1.0  # of the half bands of what was made
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Score:
     p10: float
     p50: float
     p90: float
+    stretch: float = 1.0  # by which the half bands were wider than the model's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class _Today:
     counts: dict[str, I64] = field(default_factory=dict)
     held: dict[str, tuple[int, int]] = field(default_factory=dict)
     made: dict[str, tuple[str, float, float, float]] = field(default_factory=dict)
+    stretch: float = 1.0
 
 
 @dataclass(slots=True)
@@ -154,7 +157,7 @@ class Fitness:
                 life.today = _Today(
                     self._days.date_of(from_ms(last.start_ms)), last.flock, last.band,
                     {name: np.array(counts, np.int64) for name, counts in last.counts.items()},
-                    dict(last.held), dict(last.made),
+                    dict(last.held), dict(last.made), last.stretch,
                 )  # fmt: skip
 
     # --- what is counted
@@ -209,6 +212,8 @@ class Fitness:
         for one in made:
             life = self._lives.get(f"{one.model}/{one.model_version}")
             if one.target == TARGET and life is not None and life.today is not None:
+                if not life.today.made:
+                    life.today.stretch = one.stretch
                 target_on = self._days.date_of(one.target_at).isoformat()
                 life.today.made.setdefault(one.horizon, (target_on, one.p10, one.p50, one.p90))
 
@@ -229,10 +234,11 @@ class Fitness:
         if life.today is None:
             life.today = _Today(day, flock, 0)
 
-    def end(self, flock: Flock, at: datetime) -> None:
-        """Hold what was predicted of a flock that has left against its weight, where that was told."""
+    def end(self, flock: Flock, at: datetime) -> list[FitFlock]:
+        """Hold what was predicted of a flock that has left against its weight, where that was told; return it."""
         if flock.ended_at is None:
-            return
+            return []
+        scored = []
         last_on = self._days.date_of(flock.ended_at - timedelta(milliseconds=1))  # midnight ends the day before
         for model, life in self._lives.items():
             known = life.flock
@@ -245,11 +251,13 @@ class Fitness:
                 continue
             life.flock = known = replace(known, updated_ms=to_ms(at), truth_g=truth_g, scores=tuple(scores))
             life.past[flock.flock] = known
+            scored.append(known)
             self._changed.add(model)
             errors = [{**_value(s), "error_pct": round(100 * (s.p50 / truth_g - 1), 2)} for s in scores]
             detail = {"model": model, "flock": flock.flock, "slaughter_weight_g": truth_g, "predicted": errors}
             self._events.append(Event(at, "scored", self._house, "weight", flock.ended_at, None, detail))
             self._judge_weights(model, life, at)
+        return scored
 
     def take(self) -> tuple[list[FitDay | FitFlock], list[Event]]:
         """Return what is to be stored and told since the last call."""
@@ -372,13 +380,14 @@ class Fitness:
         for horizon in ("slaughter", f"{lead}d"):
             made = day.made.get(horizon)
             if made is not None and made[0] == last_on.isoformat():
-                return Score(lead, *made[1:])
+                return Score(lead, *made[1:], day.stretch)
         return None
 
     def _as_row(self, model: str, today: _Today) -> FitDay:
         counts = {name: found.tolist() for name, found in today.counts.items()}
         start_ms = to_ms(self._days.start_of(today.day))
-        return FitDay(self._house, model, start_ms, today.flock, today.band, counts, dict(today.held), dict(today.made))
+        held, made = dict(today.held), dict(today.made)
+        return FitDay(self._house, model, start_ms, today.flock, today.band, counts, held, made, today.stretch)
 
     def _since(self, at: datetime) -> float:
         """Return the seconds of the farm day so far."""

@@ -51,7 +51,7 @@ class ShadowWatch(HouseWatch):
         beside = self._beside
         if beside.ended is not self.ended and beside.ended is not None:
             self.ended = beside.ended
-            self.fitness.end(beside.ended, at)
+            self.calibration.judge(self.fitness.end(beside.ended, at))
         self.look_with(beside)
 
     def own(self, outcome: Outcome) -> Outcome:

@@ -48,6 +48,7 @@ from agent.domain import (
 )
 from agent.errors import InputError
 from agent.explain import direction_of, explain
+from agent.fitness import TARGET as WEIGHED
 from agent.fitness import Fitness
 from agent.flock import HouseLife, day_number
 from agent.manifest import NO_FAULT, horizon_s
@@ -288,7 +289,7 @@ class HouseWatch:
             self.serve(change, change.at)
         if change.action == "end" and change.flock is not None:
             self.ended = change.flock
-            self.fitness.end(change.flock, change.at)
+            self.calibration.judge(self.fitness.end(change.flock, change.at))
 
     def serve(self, change: FlockChange, at: datetime) -> None:
         """Believe a sensor no more while somebody is at it; told again after a restart, if it is not over ``at``."""
@@ -791,6 +792,8 @@ class HouseWatch:
             for output in manifest.output:
                 if not is_told(output):
                     continue
+                model = f"{manifest.name}/{manifest.version}"
+                stretch = self.calibration.stretch(model, self.house) if output.target == WEIGHED else 1.0
                 for horizon, quantiles in zip(output.horizons, result.outputs[output.name], strict=True):
                     target_at = self._target_at(horizon, flock, at)
                     if target_at is None or not np.isfinite(quantiles).all():
@@ -805,12 +808,13 @@ class HouseWatch:
                             target=output.target,
                             target_at=target_at,
                             horizon=horizon,
-                            p10=p10,
+                            p10=p50 - (p50 - p10) * stretch,
                             p50=p50,
-                            p90=p90,
+                            p90=p50 + (p90 - p50) * stretch,
                             model=manifest.name,
                             model_version=manifest.version,
                             coverage=result.inputs.coverage,
+                            stretch=stretch,
                         )
                     )
         return predictions

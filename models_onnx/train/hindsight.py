@@ -136,11 +136,12 @@ class _Looker:
                 self._hindsight.add(output.name, flock, told, actual.value)
 
     def add(self, outcome: Outcome) -> None:
-        """Keep what was predicted, until it is known what came true."""
+        """Keep what the model predicted, its bands as they were its own, until it is known what came true."""
         outputs = {output.target: output.name for output in self._model.manifest.output}
         for one in outcome.predictions:
             flock = (self._site, one.house, one.flock or "")
-            said = (outputs[one.target], one.made_at, one.target_at, (one.p10, one.p50, one.p90))
+            own = tuple(one.p50 + (p - one.p50) / one.stretch for p in (one.p10, one.p50, one.p90))
+            said = (outputs[one.target], one.made_at, one.target_at, own)
             self._predicted.setdefault(flock, []).append(said)
 
     def add_quality(self, intervals: Iterable[QualityInterval]) -> None:
