@@ -132,7 +132,8 @@ growth that speeds up or slows down. The bands are stretched apart for each hori
 history, with a scale alone, and without a scale.
 
 With neither scale nor feed nor water the network is not asked: the answer is the level of house and site, and its band
-is the spread that flocks here have shown. Nothing about any real house is in the bundle.
+is the spread that flocks here have shown. Nothing about any real house is in the bundle. Where its bands held less than
+they say in earlier flocks, the agent stretches them (docs/models.md, life after deployment).
 {_data(instants, farms, validation)}
 ## How good
 

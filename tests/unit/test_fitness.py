@@ -209,6 +209,19 @@ def test_a_slaughter_weight_is_held_against_what_was_predicted_of_that_day(refer
     assert fitness.take() == ([], [])
 
 
+def test_a_score_says_by_how_much_its_band_was_stretched_also_after_a_restart() -> None:
+    before, after = Fitness("house1", DAYS, {}), Fitness("house1", DAYS, {})
+    for day in range(3):
+        at = START + day * DAY
+        before.turn(MODEL, "A1", at)
+        before.predict([replace(predicted(at, "2d", at + 2 * DAY, 2000.0), stretch=1.5)])
+    rows, _ = before.take()
+    after.restore([row for row in rows if isinstance(row, FitDay)], [row for row in rows if isinstance(row, FitFlock)])
+    for fitness in (before, after):
+        [scored] = fitness.end(ended("A1", START + 3 * DAY + HOUR, 2020.0), START + 3 * DAY + HOUR)
+        assert [score.stretch for score in scored.scores] == [1.5]
+
+
 def test_a_flock_without_a_weight_scores_nothing() -> None:
     fitness = Fitness("house1", DAYS, {})
     fitness.turn(MODEL, "A1", START)

@@ -610,6 +610,27 @@ def test_a_custom_bundle_with_other_quantiles_runs_and_is_told_of_as_far_as_it_g
     assert bool(made) == ("0.25" not in new)
 
 
+def test_weights_that_were_far_off_widen_the_bands_of_the_next_flock_of_any_bundle(tmp_path: Path) -> None:
+    daily = 'name = "water_day"\nmeaning = "quantiles"\ntarget = '
+    manifest = MANIFEST.replace('task = "expect"', 'task = "custom"')
+    manifest = manifest.replace(f'{daily}"water"', f'{daily}"weight_g"')
+    farm = Farm(Predictor.load([load_bundle(write_bundle(tmp_path / "b", manifest))], DAYS))
+    widths = []
+    for flock, weight_g in (("f1", 4_000), ("f2", 2_880)):
+        farm.place(flock=flock, placed_on=farm.now.date().isoformat())
+        farm.run(50 * HOUR, lambda at: {**wobbling(at), "water": 2.0})
+        made = [one for outcome in farm.outcomes for one in outcome.predictions if one.target == "weight_g"]
+        last = made[-1]
+        assert last.p90 - last.p50 == pytest.approx(120 * last.stretch, rel=0.01)  # the model's own: 120 g
+        widths.append(last.stretch)
+        command = {"action": "end", "slaughter_weight_g": weight_g}
+        farm.watch.calibration.learn([farm.watch.apply(parse_flock_command(json.dumps(command)), farm.now)])
+    assert widths[0] == 1.0
+    assert 1.2 < widths[1] < 2.0
+    model = f"{last.model}/{last.model_version}"
+    assert 1.0 < farm.watch.calibration.stretch(model, "house1") < widths[1]  # the second was right
+
+
 # --- mortality
 
 
