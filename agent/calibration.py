@@ -87,10 +87,11 @@ class Prior:
 SITE = Prior(mean=-0.04, sd=0.05, walk=0.0012, noise=0.04)
 HOUSE = Prior(mean=0.0, sd=0.03, walk=0.0005, noise=0.04)
 INSTRUMENTS = {
-    "scale_error": Prior(mean=0.0, sd=0.05, walk=0.0012, noise=0.02),
-    "scale_error_14d": Prior(mean=0.0, sd=0.05, walk=0.0012, noise=0.025),
-    "feed_error": Prior(mean=0.0, sd=0.06, walk=0.0006, noise=0.035),
-    "water_error": Prior(mean=-math.log(1.8), sd=0.12, walk=0.0006, noise=0.04),  # 1.8 l/kg [S44, S45]
+    # scales read 3 % lower against the curve than flocks are [F1], more so at the end, when heavy birds stay away [S30]
+    "scale_error": Prior(mean=0.04, sd=0.05, walk=0.0012, noise=0.02),
+    "scale_error_14d": Prior(mean=0.03, sd=0.05, walk=0.0012, noise=0.025),
+    "feed_error": Prior(mean=-0.04, sd=0.06, walk=0.0006, noise=0.035),  # FCR above the table [S42]
+    "water_error": Prior(mean=-0.04 - math.log(1.9), sd=0.10, walk=0.0006, noise=0.04),  # 1.9 l/kg [F1]
 }
 TOLD_SD = 0.02  # of a level that the fleet sends down
 NOISE_FLOCKS = 10.0  # how many flocks the prior noise counts for, when it is learnt from those that were weighed

@@ -126,7 +126,7 @@ age, and what earlier flocks of the house weighed at slaughter.
 Four witnesses say how far the flock is from the breed's curve: the scale's last fortnight, the feed so far, the water
 so far, and the level of earlier flocks of the house and the site. The gateway has learnt from recorded slaughter
 weights what each of the first three misses in this house (`agent/calibration.py`, facts `house.…` in docs/models.md);
-each is corrected by that and counts by the inverse of its variance. One small network (64 and 32 units) learns what
+each is corrected by that and counts by the inverse of its variance. One small network (16 and 8 units) learns what
 that leaves, for every horizon: the error of a scale of which nothing is known yet, feed eaten against weight shown,
 growth that speeds up or slows down. The bands are stretched apart for each horizon and for flocks with scale and
 history, with a scale alone, and without a scale.

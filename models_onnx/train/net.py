@@ -96,10 +96,11 @@ def fit(
     *,
     seed: int,
     epochs: int,
+    hidden: tuple[int, int] = HIDDEN,
     say: Callable[[str], None] = lambda _: None,
 ) -> Net:
     """Return the network that was best on the validation data; ``y`` is the scaled residual."""
-    net = Net(x.shape[1], seed)
+    net = Net(x.shape[1], seed, hidden)
     rng = np.random.default_rng(seed + 1)
     parameters = net.parameters
     best, best_loss = [p.copy() for p in parameters], np.inf

@@ -627,7 +627,7 @@ def test_weights_that_were_far_off_widen_the_bands_of_the_next_flock_of_any_bund
         farm.watch.calibration.learn([farm.watch.apply(parse_flock_command(json.dumps(command)), farm.now)])
     assert widths[0] == 1.0
     assert 1.2 < widths[1] < 2.0
-    model = f"{last.model}/{last.model_version}"
+    model = str(farm.predictor.models[0])
     assert 1.0 < farm.watch.calibration.stretch(model, "house1") < widths[1]  # the second was right
 
 
