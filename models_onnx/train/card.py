@@ -117,7 +117,7 @@ there:
 def weight_card(instants: int, farms: Farms, validation: Farms, metrics: Mapping[str, float]) -> str:
     """Return the card of ``weight``."""
     rows = "\n".join(f"| {name} | {value:g} |" for name, value in metrics.items())
-    return f"""# weight 1.1.0
+    return f"""# weight 1.2.0
 
 The mean live weight of the flock at noon of the farm day in 1, 2, 5 and 7 days, and on the planned slaughter day, as
 p10, p50 and p90 in g: from the automatic scale, feed, water, climate and losses so far, age, strain, sex, the parents'

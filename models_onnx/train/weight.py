@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     F32 = NDArray[np.float32]
 
-NAME, VERSION = "weight", "1.1.0"
+NAME, VERSION = "weight", "1.2.0"
 CADENCE_S = 3600
 LENGTH = 50  # farm days: the oldest flock is not much older
 HORIZON_DAYS = (1, 2, 5, 7)
