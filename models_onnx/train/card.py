@@ -69,7 +69,8 @@ an hour (a day) ago and holds what was measured since against the answer.
 {len(limits)} small networks (64 and 32 units) behind columns that compare the last hours with the same hours of the
 days before and with those that were as light, and the last days with the curve. Judging in hindsight, they also get the
 light, the weather and the ventilation of the very hour or day, so that a longer night or a hot afternoon explains
-itself; and for water what was eaten in it, so that birds that are awake unseen explain themselves, and a leak does not.
+itself. `water_for_feed…` are given what was eaten in it besides, so that birds that are awake unseen explain themselves
+and a leak does not; the others do not know, as thirsty birds stop eating.
 What is not measured is told as missing. Those called *slow* (and `temperature_since_yesterday_1h`) look away from the
 last days (hours), so that what creeps in adds up against them. Where several outputs look at one signal, the agent goes
 by the one that is furthest out of its course.

@@ -91,7 +91,7 @@ INPUTS = (
     _grid("tens", BUCKET_S, TENS, TEMPERATURE, OUTSIDE),
     # what is given: light, weather and ventilation of the very hour or day that is expected; and what was eaten in it,
     # for water alone: birds that eat less drink less, and where no sensor tells of the light, birds that eat are awake;
-    # a line that is shut or leaks does not know
+    # a line that leaks does not know (one that is shut for long does: thirsty birds stop eating)
     _grid("coming_hour", HOUR_S, 1, *_GIVEN, FEED_RATE, end="horizon"),
     _grid("coming_day", DAY_S, 1, *_GIVEN, FEED_RATE, end="horizon"),
     _grid("coming_days", 3 * DAY_S, 1, *_GIVEN, FEED_RATE, end="horizon"),
@@ -110,6 +110,7 @@ C_TEMPERATURE, C_OUTSIDE, C_LIGHT, C_OUTSIDE_HUMIDITY, C_VENTILATION, C_FEED = r
 # that. Our judgement: all else, a few percent of a day; less means nothing to a farmer, however calm a house was so far
 HEADS = (
     Head("water_1h", WATER, "1h", HOUR_S, "l", 0.0005),
+    Head("water_for_feed_1h", WATER, "1h", HOUR_S, "l", 0.0005),
     Head("feed_1h", FEED, "1h", HOUR_S, "kg", 0.00075),
     Head("temperature_1h", TEMPERATURE, "1h", HOUR_S, "Cel", 0.5),
     Head("temperature_since_yesterday_1h", TEMPERATURE, "1h", HOUR_S, "Cel", 0.8),
@@ -200,8 +201,11 @@ def _given_days(t: Terms, name: str, lag: int, *pairs: tuple[int, int]) -> list[
 _OF_A_DAY = (_DAY_TEMPERATURE, _DAY_OUTSIDE, _DAY_LIGHT)
 
 
-def _hourly_flow(t: Terms, column: int, day_column: int, usual: float) -> Look:
-    """Return the look for a flow over the next hour; ``usual`` is its rate where nothing is known."""
+def _hourly_flow(t: Terms, column: int, day_column: int, usual: float, *, fed: bool = False) -> Look:
+    """Return the look for a flow over the next hour; ``usual`` is its rate where nothing is known.
+
+    ``fed``: it is given what is eaten in that hour.
+    """
 
     def hour(back: int, of: int = column) -> int:
         return t.root(t.at("hours", back, of))
@@ -233,7 +237,7 @@ def _hourly_flow(t: Terms, column: int, day_column: int, usual: float) -> Look:
         *_facts(t),
         *_daily(t),
     ]
-    if column == H_WATER:
+    if fed:
         eaten = t.root(t.at("coming_hour", 0, C_FEED))
         terms += [eaten, *(t.less(eaten, hour(back, H_FEED)) for back in (0, 1, 23, 47))]
     against_base = (*coming, hour(0), hour(1), level)
@@ -346,6 +350,7 @@ def _looks(t: Terms) -> dict[str, Look]:
     air = (_DAY_OUTSIDE, _DAY_OUTSIDE_HUMIDITY, _DAY_LIGHT)
     return {
         "water_1h": _hourly_flow(t, H_WATER, D_WATER, 1.8),
+        "water_for_feed_1h": _hourly_flow(t, H_WATER, D_WATER, 1.8, fed=True),
         "feed_1h": _hourly_flow(t, H_FEED, D_FEED, 1.0),
         "temperature_1h": _hourly_temperature(t),
         "temperature_since_yesterday_1h": _temperature_since_yesterday(t),
