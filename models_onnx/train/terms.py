@@ -42,7 +42,7 @@ class Terms:
         self._nothing = 3 * width
         self._pairs: dict[tuple[int, int], int] = {}
         self._means: dict[tuple[int, ...], int] = {}
-        self._alike: list[tuple[tuple[int, ...], tuple[int, ...], int, float]] = []
+        self._alike: dict[tuple[tuple[int, ...], tuple[int, ...], int, float], int] = {}
 
     def at(self, name: str, back: int, column: int) -> int:
         """Return one cell of a grid, counted from the last row."""
@@ -86,8 +86,7 @@ class Terms:
 
         NaN where no mark comes near. ``marks`` are cells, one for each of ``terms``.
         """
-        self._alike.append((tuple(terms), tuple(marks), mark, width))
-        return _ALIKE + len(self._alike) - 1
+        return _ALIKE + self._alike.setdefault((tuple(terms), tuple(marks), mark, width), len(self._alike))
 
     def gathered(self) -> tuple[str, dict[int, int]]:
         """Return the row of everything that was asked for, and the place of each term in it."""

@@ -189,6 +189,25 @@ def test_terms_are_the_cells_that_they_name() -> None:
     assert np.isnan(got[:, 5]).tolist() == [False, False, True]
 
 
+def test_what_is_alike_counts_most_and_what_is_not_hardly() -> None:
+    """Four lit hours at 2 and two dark ones at 0.1, told in the dark and in the light; one lit hour was not measured."""
+    graph = expect.new_graph()
+    terms = Terms(graph, expect.INPUTS)
+    hours, light = (terms.column("hours", column, range(6)) for column in (expect.H_WATER, expect.H_LIGHT))
+    asked = terms.alike(hours, light, terms.at("coming_hour", 0, expect.C_LIGHT), 0.5)
+    terms.mean([terms.less(hours[0], hours[1])])
+    row, place = terms.gathered()
+    tensors = {s.name: np.ones((4, *(int(n) for n in s.shape[1:])), np.float32) for s in expect.INPUTS}
+    tensors["hours"][:, -6:, expect.H_WATER] = (0.1, 0.1, 2, 2, 2, np.nan)
+    tensors["hours"][:, -6:, expect.H_LIGHT] = (0, 0, 3.2, 3.2, 3.2, 3.2)
+    tensors["coming_hour"][:, 0, expect.C_LIGHT] = (0, 3.2, 1.6, np.nan)
+    dark, lit, between, untold = graph.values([graph.columns(row, [place[asked]])], tensors)[0][:, 0]
+    assert dark == pytest.approx(0.1, abs=1e-3)
+    assert lit == pytest.approx(2, abs=1e-3)
+    assert np.isnan(between)  # nothing is as light as that
+    assert np.isnan(untold)
+
+
 def test_gradients_are_those_of_the_pinball_loss() -> None:
     rng = np.random.default_rng(1)
     x, y = rng.normal(size=(64, 4)).astype(np.float32), rng.normal(size=64).astype(np.float32)
