@@ -190,7 +190,7 @@ def test_terms_are_the_cells_that_they_name() -> None:
 
 
 def test_what_is_alike_counts_most_and_what_is_not_hardly() -> None:
-    """Four lit hours at 2 and two dark ones at 0.1, told in the dark and in the light; one lit hour was not measured."""
+    """Three lit hours at 2, two dark ones at 0.1, and a lit one that was not measured."""
     graph = expect.new_graph()
     terms = Terms(graph, expect.INPUTS)
     hours, light = (terms.column("hours", column, range(6)) for column in (expect.H_WATER, expect.H_LIGHT))
