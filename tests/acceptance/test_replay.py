@@ -109,7 +109,7 @@ def iso(at: datetime) -> str:
 def farm(tmp_path_factory: pytest.TempPathFactory) -> Files:
     """Give four days of two houses every ten minutes: a blocked water line, a stuck sensor, gaps."""
     folder = tmp_path_factory.mktemp("farm")
-    faults = ("water_line_blocked@house2:3.2+6", "sensor_stuck@house1:0.3+30", "sensor_dropout-humidity@house2:1.2+5")
+    faults = ("water_line_blocked@house2:3.4+6", "sensor_stuck@house1:0.3+30", "sensor_dropout-humidity@house2:1.2+5")
     words = ["simulate", "--houses", "2", "--days", str(DAYS), "--seed", "11", "--stagger", "--interval", "600"]
     words += [word for fault in faults for word in ("--fault", fault)]
     assert main([*words, "--out", str(folder)]) == 0
@@ -133,7 +133,7 @@ def test_the_faults_of_a_farm_are_found_and_their_end_too(played: Result) -> Non
     found = {(row["house"], row["rule"].partition("-")[0], row["signal"]) for row in played.warnings}
     assert ("house2", "deviation", "water") in found
     assert {house for house, kind, _ in found if kind == "stuck"} == {"house1"}
-    began = START + timedelta(days=3.2)
+    began = START + timedelta(days=3.4)
     [water] = [
         row
         for row in played.warnings
