@@ -191,7 +191,7 @@ class Agent:
             watch.fitness.restore(known.fitness_days, known.fitness_flocks)
             for change in known.services:
                 if change.house == watch.house:
-                    watch.serve(change, known.judged_at or self.clock.now())
+                    watch.services.take(change)
         self.shadows.restore(known.shadow_standings, known.fitness_days, known.fitness_flocks)
         while buckets := [Bucket(*row) for row in islice(known.buckets, BUCKETS_AT_ONCE)]:
             for watch in self.watches:
@@ -230,7 +230,13 @@ class Agent:
             self._record()
             again = self.time.spans_to_rebuild()
             if again is not None:
-                self.store.record(standings=self.time.shifted(s for w in self.watches for s in w.standings.values()))
+                shifts = self.time.take_shifts()
+                self.store.record(
+                    standings=[shifts.standing(s) for watch in self.watches for s in watch.standings.values()],
+                    flock_changes=[
+                        told for watch in self.watches for told in watch.retold(watch.services.dated_anew(shifts.of))
+                    ],
+                )
                 self._begin(again)
             self._is_corrected = False
         if not isinstance(self.clock, SimulatedClock):
@@ -469,10 +475,13 @@ class Agent:
             StoreError: nothing of it was stored.
         """
         store.record(
-            flock_changes=[
-                FlockChange(watch.life.since or self.clock.now(), "state", watch.house, watch.life.state, flock)
-                for watch in self.watches
-                if (flock := watch.life.flock) is not None or watch.life.since is not None
+            flock_changes=[  # the last row of a house tells its state
+                *(told for w in self.watches for told in w.retold(w.services.open_at(self.clock.now()))),
+                *(
+                    FlockChange(watch.life.since or self.clock.now(), "state", watch.house, watch.life.state, flock)
+                    for watch in self.watches
+                    if (flock := watch.life.flock) is not None or watch.life.since is not None
+                ),
             ],
             standings=[standing for watch in self.watches for standing in watch.standings.values()],
             rhythms=self.quality.rhythms_s(),

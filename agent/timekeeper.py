@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.alerts import iso
 from agent.clock import SystemClock
@@ -19,7 +19,7 @@ from agent.steadyclock import LONGEST_ABSENCE_MS, Kernel, SteadyClock, shown
 from agent.store import KnownTime, Segment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from agent.clock import Clock, FarmDays
@@ -49,25 +49,35 @@ def steady(clock: Clock, store: Store | Unstored, machine: Machine | None = None
     return SteadyClock(machine, known.known_good_ms or None, presumed_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class _Shift:
+class Shift(NamedTuple):
     """The times that were wrong, and by how much."""
 
     first: datetime
     last: datetime
     by: timedelta
 
-    def applied(self, standing: Standing) -> Standing:
+
+@dataclass(frozen=True, slots=True)
+class Shifts:
+    """The steps of a clock by which what it dated is to be dated anew, in their order."""
+
+    each: tuple[Shift, ...] = ()
+
+    def of(self, at: datetime) -> datetime:
+        """Return what time it really was."""
+        for shift in self.each:
+            if shift.first <= at <= shift.last:
+                at += shift.by
+        return at
+
+    def standing(self, standing: Standing) -> Standing:
         """Return a standing as if the clock had been right: its delays and shelf times run on as they were."""
         names = ("since", "back_since", "unknown_since", "raised_at", "updated_at")
-        times: dict[str, Any] = {name: self._moved(getattr(standing, name)) for name in names}
-        until = standing.shelved_until
-        if until is not None and times["updated_at"] != standing.updated_at:
-            times["shelved_until"] = until + self.by
+        known = {name: at for name in names if (at := getattr(standing, name)) is not None}
+        times: dict[str, Any] = {name: self.of(at) for name, at in known.items()}
+        if standing.shelved_until is not None and standing.updated_at is not None:
+            times["shelved_until"] = standing.shelved_until + (times["updated_at"] - standing.updated_at)
         return replace(standing, **times)
-
-    def _moved(self, at: datetime | None) -> datetime | None:
-        return at + self.by if at is not None and self.first <= at <= self.last else at
 
 
 class Timekeeper:
@@ -85,7 +95,7 @@ class Timekeeper:
         self._days = days
         self._senders = Senders()
         self._steps: deque[ClockStep] = deque(maxlen=STEPS_KEPT)  # those of this run
-        self._shifts: list[_Shift] = []  # of which the standings were not told yet
+        self._shifts: list[Shift] = []  # of which nobody was told yet
         self._unstored: list[tuple[Segment, int, str]] = []
         self._look_due = clock.monotonic() + LOOK_EVERY_S
         self._calm_until = float("-inf")
@@ -166,7 +176,7 @@ class Timekeeper:
             self._senders.forget()
             if not step.before.synchronised:  # else it was right until now, and what is stored of it stays
                 first, last = (from_ms(step.before.now_ms(boot_ms)) for boot_ms in (self._began_boot_ms, step.boot_ms))
-                self._shifts.append(_Shift(first, last, timedelta(milliseconds=step.delta_ms)))
+                self._shifts.append(Shift(first, last, timedelta(milliseconds=step.delta_ms)))
         if abs(step.delta_ms) > LONG_STEP_MS:
             self._calm_until = step.monotonic + CALM_S
         self._unstored.append((self._segment(clock), step.delta_ms, step.why))
@@ -192,13 +202,10 @@ class Timekeeper:
         day = self._days.date_of(from_ms(at_ms - 1))
         return to_ms(self._days.start_of(day)), to_ms(self._days.start_of(day + timedelta(days=1)))
 
-    def shifted(self, standings: Iterable[Standing]) -> list[Standing]:
-        """Return where rules stand with those of their times corrected that were taken from a wrong clock, once."""
-        shifts, self._shifts = self._shifts, []
-        moved = list(standings)
-        for shift in shifts:
-            moved = [shift.applied(standing) for standing in moved]
-        return moved
+    def take_shifts(self) -> Shifts:
+        """Return by how much what houses know was dated wrongly, once."""
+        shifts, self._shifts = Shifts(tuple(self._shifts)), []
+        return shifts
 
     # --- for whom the time matters
 

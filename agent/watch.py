@@ -55,6 +55,7 @@ from agent.manifest import NO_FAULT, horizon_s
 from agent.mortality import Foreseen
 from agent.rules import KINDS, kind_of, rule_by_default, rule_of, severity_of
 from agent.sensors import TOLD_BY_PEOPLE, Sensors
+from agent.services import Services
 from agent.signals import base_of, is_of
 from agent.strains import strain_of
 from agent.window import FlockContext, SeriesWindows, Window
@@ -94,6 +95,9 @@ OLDEST_DAY = 56
 """The breed curves end at this age, and no model is asked beyond it: a flock that nobody ended does not grow on."""
 
 EPOCH = from_ms(0)
+
+Told = tuple[HouseLife, dict[str, Standing], tuple["FlockChange", ...]]
+"""What commands change in a house: its life, its warnings, its services."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +181,7 @@ class HouseWatch:
         self._removed: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None  # made when it is asked for
         self._fresh = False
         self._doubted: set[str] = set()
-        self._serviced: dict[str, tuple[datetime, datetime]] = {}  # sensor or kind: from when to when not believed
+        self.services = Services()
         self._found: dict[str, Evidence] = {}  # by rule, when it was last looked at
         self._said: _Said | None = None  # by a model of the causes, of what is out of course
 
@@ -212,15 +216,13 @@ class HouseWatch:
 
     def look_with(self, other: HouseWatch) -> None:
         """See through the windows of another watch of this house, and know of the flock what it knows."""
-        self.window, self._sensors, self._serviced = other.window, other._sensors, other._serviced
+        self.window, self._sensors, self.services = other.window, other._sensors, other.services
         self.life, self._removed = other.life, other._removed
         self._losses, self._lost_shares = other._losses, other._lost_shares
 
     def observe(self, readings: Readings, monotonic: float) -> None:
         """Take readings, all of this house; ``monotonic`` is the real time of their arrival."""
-        if self._serviced:
-            self._doubt_serviced({key.signal for key in readings.keys} - set(self._sensors.names()))
-        self.window.add(readings)
+        self.window.add(self.services.believed(readings))
         self.series.add(readings)
         heard = self._sensors.hear(readings, monotonic)
         self._fresh = True
@@ -243,8 +245,7 @@ class HouseWatch:
         """Take which sensors are not believed because of their peers; all others are."""
         mine = {key.signal: doubt for key, doubt in doubts.items() if key.house == self.house}
         for name in self._doubted - mine.keys():
-            if self._service_of(name) is None:
-                self.window.trust(name)
+            self.window.trust(name)
             self._sensors.doubt(name, None)
         for name, doubt in mine.items():
             if name not in self._doubted:
@@ -272,13 +273,14 @@ class HouseWatch:
         self._removed = None
         return measured
 
-    def told(self) -> tuple[HouseLife, dict[str, Standing]]:
+    def told(self) -> Told:
         """Return what commands change, as it is now."""
-        return self.life, dict(self.standings)
+        return self.life, dict(self.standings), self.services.told
 
-    def take_back(self, told: tuple[HouseLife, dict[str, Standing]]) -> None:
+    def take_back(self, told: Told) -> None:
         """Undo commands that could not be stored: they will be asked again."""
-        self.life, self.standings = told
+        self.life, self.standings, services = told
+        self.services.restore(services)
         self._removed = None
 
     def _take(self, change: FlockChange) -> None:
@@ -286,41 +288,25 @@ class HouseWatch:
         self._removed = None
         self._fresh = True
         if change.action == "service":
-            self.serve(change, change.at)
+            self.services.take(change)
+            self._forget_serviced(change)
         if change.action == "end" and change.flock is not None:
             self.ended = change.flock
             self.calibration.judge(self.fitness.end(change.flock, change.at))
 
-    def serve(self, change: FlockChange, at: datetime) -> None:
-        """Believe a sensor no more while somebody is at it; told again after a restart, if it is not over ``at``."""
-        signal = str(change.detail["signal"])
-        until = change.at + timedelta(seconds=int(str(change.detail["for_s"])))
-        if until <= at and signal not in self._serviced:
-            return
-        self._serviced[signal] = change.at, until  # one that is over by now ends what went on, with the next instant
-        self._doubt_serviced(self._sensors.names())
+    def retold(self, services: Iterable[FlockChange]) -> list[FlockChange]:
+        """Return services as they are told once more: the newest row of a house and a flock says how they are now."""
+        return [replace(told, state=self.life.state, flock=self.life.flock) for told in services]
 
-    def _doubt_serviced(self, names: Iterable[str]) -> None:
-        for name in names:
-            if (span := self._service_of(name)) is not None:
-                self.window.doubt(name, to_ms(span[0]) + 1)  # what it said up to then stays
+    def _forget_serviced(self, change: FlockChange) -> None:
+        """Take back what a sensor has said already of the time after somebody came to it; nothing, where it is over."""
+        for name in self._sensors.names():
+            if self.services.of(name, change.at) is not None and is_of(name, str(change.detail["signal"])):
+                self.window.forget(name, to_ms(change.at) + 1)  # what it said up to then stays
 
     def heard_of(self) -> list[str]:
         """Return the sensors of this house that were heard of lately."""
         return sorted(self._sensors.names())
-
-    def _service_of(self, name: str) -> tuple[datetime, datetime] | None:
-        """Return from when to when a sensor is being serviced; None where it is not."""
-        found = (span for signal, span in self._serviced.items() if is_of(name, signal))
-        return max(found, key=lambda span: span[1], default=None)
-
-    def _end_services(self, at: datetime) -> None:
-        over = [signal for signal, (_, until) in self._serviced.items() if until <= at]
-        for signal in over:
-            del self._serviced[signal]
-            for name in self._sensors.names():
-                if is_of(name, signal) and name not in self._doubted and self._service_of(name) is None:
-                    self.window.trust(name)
 
     def is_ready(self, at: datetime, monotonic: float) -> bool:
         """Tell whether ``at`` may be judged: readings have passed it, or there was real silence."""
@@ -494,7 +480,6 @@ class HouseWatch:
         """
         self._fresh = False
         changes = []
-        self._end_services(at)
         settled = flock_life.settle(self.house, self.life, at)
         if settled is not None:
             self._take(settled)
@@ -743,9 +728,9 @@ class HouseWatch:
 
     def _why_unknown(self, signal: str, at: datetime) -> str | None:
         """Return why a signal cannot be judged, where a sensor's fault is why."""
-        for served, (since, _) in self._serviced.items():
-            if is_of(served, signal):
-                return f"{served} is being serviced since {self._told_time(since, at)}"
+        service = self.services.among(signal, at)
+        if service is not None:
+            return f"{service.signal} is being serviced since {self._told_time(service.since, at)}"
         found = self._sensors.why_unknown(signal, at)
         return None if found is None else f"{found[0]} since {self._told_time(found[1], at)}"
 
@@ -773,9 +758,9 @@ class HouseWatch:
     def _sensors_evidence(self, at: datetime, monotonic: float) -> dict[str, Evidence]:
         """Return what the sensors show, of rules that stand or should."""
         evidence = self._sensors.evidence(at, monotonic)
-        for name in [name for name in evidence if self._serviced and kind_of(name) in _OF_SENSORS]:
+        for name in [name for name in evidence if kind_of(name) in _OF_SENSORS]:
             sensor = name.partition("-")[2]
-            if self._service_of(sensor) is not None:
+            if self.services.of(sensor, at) is not None:
                 evidence[name] = Evidence(None, why=f"{sensor} is being serviced")
         return {name: found for name, found in evidence.items() if found.score or name in self.standings}
 

@@ -198,8 +198,9 @@ def take_over(
     rhythms = dict(found.rhythms_s)
     numbers = {key: number for number, key in enumerate(dict.fromkeys([*(k for _, k in found.series), *highs]), 1)}
     changes = {(c.house, c.at, c.action, c.flock and c.flock.flock): c for c in (*found.flocks, *found.houses)}
-    # the last row of a house tells its state: what names it comes after older flocks
+    # the last row of a house tells its state: what names it comes after older flocks, and these after older services
     ordered = sorted(changes.values(), key=lambda change: (change in found.houses, change.at))
+    ordered = [*(service for service in found.services if service not in ordered), *ordered]
     meta = {"took_over": old[-1].name} | ({"gateway": gateway} if gateway else {})
     if found.judged_at is not None:
         meta["judged_ms"] = str(to_ms(found.judged_at))

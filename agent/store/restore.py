@@ -50,7 +50,7 @@ class Restored:
     wear: str | None  # what ``agent.wear`` keeps
     commands: tuple[tuple[str, str, str], ...]  # (id, topic, answer) of the last 100, oldest first
     births: tuple[tuple[str, bytes], ...]  # topic and payload, as they were appended
-    services: tuple[FlockChange, ...]  # of sensors, that may not be over
+    services: tuple[FlockChange, ...]  # of sensors, the last ones in the order in which they were told
     fitness_days: tuple[FitDay, ...]  # of the last weeks
     fitness_flocks: tuple[FitFlock, ...]
     shadow_standings: tuple[Standing, ...]

@@ -113,9 +113,10 @@ NEWEST_OF_FLOCK = (
     "SELECT at_ms, action, house, state, document FROM flocks"
     " WHERE seq IN (SELECT max(seq) FROM flocks WHERE flock IS NOT NULL GROUP BY house, flock) ORDER BY seq"
 )
-SERVICES = (  # a service lasts a week at most
-    "SELECT at_ms, action, house, state, document FROM flocks"
-    " WHERE action = 'service' AND at_ms > (SELECT max(at_ms) FROM flocks) - 604800000 ORDER BY seq"
+SERVICES_KEPT = 256  # of all houses: by number, as the clock that dated them may have been wrong
+SERVICES = (
+    "SELECT at_ms, action, house, state, document FROM flocks WHERE seq IN"  # noqa: S608  # a number of ours
+    f" (SELECT seq FROM flocks WHERE action = 'service' ORDER BY seq DESC LIMIT {SERVICES_KEPT}) ORDER BY seq"
 )
 LATEST_PREDICTIONS = (  # SQLite takes the other columns from the row of the maximum
     "SELECT at_ms, house, flock, day_number, target, target_at_ms, horizon, p10, p50, p90, model, model_version,"

@@ -21,7 +21,7 @@ from agent.domain import Quality, SeriesKey, Standing, TimeQuality, from_ms
 from agent.errors import StoreError
 from agent.readings import Readings
 from agent.store.file import migrate
-from agent.store.rows import BLOCK_ROWS, STREAMS, as_change
+from agent.store.rows import BLOCK_ROWS, SERVICES_KEPT, STREAMS, as_change
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -61,6 +61,7 @@ class Salvaged:
     standings: tuple[Standing, ...] = ()
     houses: tuple[FlockChange, ...] = ()  # the newest change of each house
     flocks: tuple[FlockChange, ...] = ()  # the newest change of each flock, oldest first
+    services: tuple[FlockChange, ...] = ()  # of sensors, the last ones in the order in which they were told
     rhythms_s: tuple[tuple[SeriesKey, float], ...] = ()
     newest_ms: tuple[tuple[SeriesKey, int], ...] = ()
     buckets: tuple[BucketRow, ...] = ()
@@ -258,7 +259,7 @@ class _Look:
         meta = {key: value for key, value in self._table("meta", "key, value", "key") if isinstance(value, str)}
         series = self._series()
         names = {number: SeriesKey(house, signal) for number, house, signal, _, _ in series}
-        houses, flocks = self._changes()
+        houses, flocks, services = self._changes()
         sealed = self._table("sealed_times", "period, series, times", "period, series")
         return Salvaged(
             path=self._path,
@@ -275,6 +276,7 @@ class _Look:
             ),
             houses=houses,
             flocks=flocks,
+            services=services,
             rhythms_s=tuple((names[n], rhythm) for n, _, _, _, rhythm in series if isinstance(rhythm, float)),
             newest_ms=tuple((names[n], high) for n, _, _, high, _ in series if isinstance(high, int)),
             buckets=self._buckets(),
@@ -315,11 +317,12 @@ class _Look:
         rows = self._table("series", "id, house, signal, high_ms, rhythm_s", "id")
         return [row for row in rows if isinstance(row[1], str) and isinstance(row[2], str)]
 
-    def _changes(self) -> tuple[tuple[FlockChange, ...], tuple[FlockChange, ...]]:
-        """Return the newest change of each house, and of each flock."""
+    def _changes(self) -> tuple[tuple[FlockChange, ...], tuple[FlockChange, ...], tuple[FlockChange, ...]]:
+        """Return the newest change of each house, and of each flock, and the services."""
         rows = self._table("flocks", "house, flock, at_ms, action, state, document", "seq")
         of_house = {row[0]: row for row in rows}
         of_flock = {row[:2]: row for row in rows if row[1] is not None}
+        services = [row for row in rows if row[3] == "service"][-SERVICES_KEPT:]
 
         def change(house: str, _flock: str, at_ms: int, action: str, state: str, document: str) -> FlockChange:
             return as_change(at_ms, action, house, state, document)
@@ -327,6 +330,7 @@ class _Look:
         return (
             self._decoded("flocks", list(of_house.values()), change),
             self._decoded("flocks", list(of_flock.values()), change),
+            self._decoded("flocks", services, change),
         )
 
     def _buckets(self) -> tuple[BucketRow, ...]:

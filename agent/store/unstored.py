@@ -86,7 +86,7 @@ class Unstored:
             newest_ms=self._newest_ms,
             commands=(),
             births=known.births if known else (),
-            services=(),
+            services=known.services if known else (),
             fitness_days=(),
             fitness_flocks=(),
             shadow_standings=(),

@@ -172,7 +172,7 @@ def test_warnings_of_one_house_name_the_same_root_and_a_silent_sensor_its_own(tm
 def test_causes_outlast_a_restart(tmp_path: Path) -> None:
     farm = healthy(predictor_of(tmp_path))
     farm.run(HOUR, dry)
-    life, standings = farm.watch.told()
+    life, standings, _ = farm.watch.told()
     farm.watch = farm.new_watch()
     farm.watch.restore(life, standings.values(), {}, {})
     [shown] = farm.watch.shown(farm.now)

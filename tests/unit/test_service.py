@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agent.config import Config
-from agent.manifest import Feature
 from agent.predict import Predictor
 from agent.replay import replay
+from agent.store import Unstored, salvage
 from tests.unit.test_daemon import FLOCK, START, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-MEASURED = (Feature(signal="dead", aggregate="sum"),)
 HOUR = timedelta(hours=1)
 
 
@@ -80,6 +79,70 @@ def test_a_service_goes_on_after_a_restart_and_one_that_is_over_does_not(site: S
     before = dead(site)
     site.restart()
     assert dead(site) == before
+
+
+def test_what_came_in_after_a_service_that_ended_while_the_agent_was_away_is_believed(site: Site) -> None:
+    """The broker hands over a day at once, before an instant is judged that would end the service."""
+    ten_minutes(site, 1, dead=1.0)
+    site.ask({"id": "1", "action": "service", "signal": "dead", "for_s": 3600})
+    ten_minutes(site, 1, dead=50.0)
+    begin = site.clock.at
+    site.restart()
+    site.clock.wait(4 * 3600)
+    told = [(begin + minutes * timedelta(minutes=1), 50.0 if minutes < 50 else 1.0) for minutes in range(5, 240, 5)]
+    site.turn(*(site.message("skov/farm1/house1", {"at": at.isoformat(), "dead": birds}) for at, birds in told))
+    site.turn()
+    after = [birds for at, birds in told if at > begin + timedelta(minutes=50)]
+    assert dead(site) == 2.0 + sum(after[1:])  # the first after a silence may hold what flowed in it
+
+
+def test_what_comes_late_of_a_service_that_is_over_is_not_believed(site: Site) -> None:
+    ten_minutes(site, 1, dead=1.0)
+    site.ask({"id": "1", "action": "service", "signal": "dead", "for_s": 3600})
+    during = site.clock.at + timedelta(minutes=30)
+    ten_minutes(site, 12)
+    before = dead(site)
+    site.restart()
+    site.turn(site.message("skov/farm1/house1", {"at": during.isoformat(), "dead": 50.0}))
+    ten_minutes(site, 1)
+    assert dead(site) == before
+
+
+def test_a_sensor_that_was_away_for_days_during_its_service_is_believed_when_it_is_back(site: Site) -> None:
+    ten_minutes(site, 1, dead=1.0)
+    site.ask({"id": "1", "action": "service", "signal": "dead", "for_s": 4 * 86_400})
+    for _ in range(5):
+        site.clock.wait(86_400)
+        ten_minutes(site, 6)
+    ten_minutes(site, 1, dead=3.0)
+    assert dead(site) == 2.0 + 3.0  # the first after a silence may hold what flowed in it
+
+
+def test_a_service_that_is_open_goes_on_in_a_new_database(site: Site) -> None:
+    ten_minutes(site, 1, dead=1.0)
+    site.ask({"id": "1", "action": "service", "signal": "dead", "for_s": 7200})
+    ten_minutes(site, 1, dead=50.0)
+    site.store.begin_anew("a page is damaged", site.clock.at)
+    site.agent.tell(site.store)
+    site.restart()
+    ten_minutes(site, 3, dead=50.0)
+    assert dead(site) == 2.0
+
+
+def test_a_service_that_is_open_is_taken_over_from_a_damaged_database(site: Site) -> None:
+    ten_minutes(site, 1, dead=1.0)
+    site.ask({"id": "1", "action": "service", "signal": "dead", "for_s": 7200})
+    site.ask({"id": "2", "action": "service", "signal": "temperature", "for_s": 60})
+    site.ask({"id": "3", "action": "record", "date": "2026-03-09", "dead": 1})
+    path = site.config.data.house_db
+    assert [change.detail["signal"] for change in salvage(path).services] == ["dead", "temperature"]
+    known = Unstored.after(salvage(path), "the disk takes nothing").restore()
+    assert [change.detail["signal"] for change in known.services] == ["dead", "temperature"]
+    site.close()
+    path.write_bytes(bytes(4096) + path.read_bytes()[4096:])
+    site.restart()
+    ten_minutes(site, 3, dead=50.0)
+    assert dead(site) == 2.0
 
 
 def test_a_sensor_that_first_speaks_while_its_kind_is_serviced_is_not_believed_either(site: Site) -> None:

@@ -16,7 +16,7 @@ from agent.clock import SystemClock
 from agent.config import Config
 from agent.daemon import Agent
 from agent.dialects import Decoder
-from agent.domain import Message, WarningState, to_ms
+from agent.domain import HouseState, Message, WarningState, to_ms
 from agent.errors import StoreError
 from agent.predict import Predictor
 from agent.senders import HEARD_FOR_S
@@ -180,6 +180,13 @@ def site(make_site: Callable[[], Site]) -> Site:
 
 
 IN_1970 = -to_ms(START)
+
+
+def died(site: Site) -> dict[str, float]:
+    """Return the birds that each house knows to have died."""
+    site.agent.turn_or_hold([])
+    days = START.date() - timedelta(days=2)
+    return {w.house: sum(birds for _, birds in w.window.day_totals(["dead"], days)) for w in site.agent.watches}
 
 
 def test_after_a_reboot_in_1970_time_goes_on_and_the_status_says_that_it_is_not_trusted(site: Site) -> None:
@@ -394,6 +401,29 @@ def test_what_is_pending_is_as_long_pending_as_before(site: Site) -> None:
     assert after.since in {None, pending.since + timedelta(hours=6)}
     site.run(12)
     assert "active" not in site.rows("warnings")["state"]
+
+
+@pytest.mark.parametrize("error_h", [-6, 6], ids=["behind", "ahead"])
+def test_a_service_that_was_told_by_a_wrong_clock_ends_when_it_should(site: Site, error_h: int) -> None:
+    site.reboot(error_ms=error_h * HOUR_MS, off_s=6 * 3_600)
+    site.run(60)
+    told = {"id": "s", "action": "service", "signal": "dead", "for_s": 2 * 3_600}
+    site.agent.turn_or_hold([site.message("house1", told, topic=f"{ROOT}/house1/flock/command")])
+    site.run(55)
+    caught = {"id": "c", "action": "state", "state": "catching"}
+    site.agent.turn_or_hold([site.message("house1", caught, topic=f"{ROOT}/house1/flock/command")])
+    site.run(5)
+    site.machine.error_ms, site.machine.sync = 0, True
+    site.run(50)
+    counted = died(site)
+    assert counted["house2"] - counted["house1"] >= 100
+    assert [watch.life.state for watch in site.agent.watches] == [HouseState.CATCHING, HouseState.ACTIVE]
+    site.stop()
+    site.start()  # the restart knows it too
+    assert died(site) == counted
+    site.run(30)
+    after = died(site)
+    assert after["house1"] - counted["house1"] >= after["house2"] - counted["house2"] - 12 > 0
 
 
 def test_after_a_long_step_nothing_is_pruned_for_a_day(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
