@@ -233,6 +233,7 @@ class Agent:
                 shifts = self.time.take_shifts()
                 self.store.record(
                     standings=[shifts.standing(s) for watch in self.watches for s in watch.standings.values()],
+                    shadow_standings=[shifts.standing(s) for s in self.shadows.standings()],
                     flock_changes=[
                         told for watch in self.watches for told in watch.retold(watch.services.dated_anew(shifts.of))
                     ],

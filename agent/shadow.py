@@ -63,6 +63,10 @@ class ShadowWatch(HouseWatch):
             changes=(),
         )
 
+    def own_standings(self) -> list[Standing]:
+        """Return where the rules of the shadows' models stand."""
+        return [standing for standing in self.standings.values() if self._is_own(standing)]
+
     def _is_own(self, standing: Standing) -> bool:
         evidence = standing.evidence
         by_model = evidence is not None and (evidence.model, evidence.model_version) in self._models
@@ -97,6 +101,10 @@ class Shadows:
         """Take back what was known before a restart."""
         for watch in self.watches:
             watch.restore_shadow(standings, days, flocks)
+
+    def standings(self) -> list[Standing]:
+        """Return where the rules of the shadows' models stand."""
+        return [standing for watch in self.watches for standing in watch.own_standings()]
 
     def _drop_slow(self) -> None:
         for model in self._predictor.models:

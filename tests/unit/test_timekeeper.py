@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from agent import timekeeper
+from agent.bundles import load_bundle
 from agent.bus import Bus, BusCounters
 from agent.clock import SystemClock
 from agent.config import Config
 from agent.daemon import Agent
 from agent.dialects import Decoder
-from agent.domain import HouseState, Message, WarningState, to_ms
+from agent.domain import HouseState, Message, Severity, Standing, WarningState, to_ms
 from agent.errors import StoreError
 from agent.predict import Predictor
 from agent.senders import HEARD_FOR_S
@@ -24,6 +25,7 @@ from agent.status import status_lines, status_value
 from agent.store import Store, StoreReader, Unstored
 from agent.timekeeper import steady
 from tests.sparkplug_b import metric, payload
+from tests.unit.test_watch import MANIFEST, write_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -94,13 +96,15 @@ class Site:
         self.machine = FakeMachine()
         self.bus = FakeBus()
         self.predictor = Predictor((), (), self.config.site.days)
+        self.shadow: Predictor | None = None
         self._stack = ExitStack()
         self._mid = 0
 
     def start(self) -> None:
         self.store = self._stack.enter_context(Store.open(self.config.data.house_db))
         clock = steady(SystemClock(), self.store, self.machine)
-        self.agent = Agent(self.config, clock, self.store, cast("Bus", self.bus), self.predictor, Decoder(self.config))
+        decoder, bus = Decoder(self.config), cast("Bus", self.bus)
+        self.agent = Agent(self.config, clock, self.store, bus, self.predictor, decoder, self.shadow)
 
     def stop(self) -> None:
         self._stack.close()
@@ -401,6 +405,23 @@ def test_what_is_pending_is_as_long_pending_as_before(site: Site) -> None:
     assert after.since in {None, pending.since + timedelta(hours=6)}
     site.run(12)
     assert "active" not in site.rows("warnings")["state"]
+
+
+def test_what_a_shadow_would_say_is_dated_anew_too(site: Site, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "usual" / "1.0.0", MANIFEST)
+    site.shadow = Predictor.load([load_bundle(tmp_path / "usual" / "1.0.0")], site.config.site.days)
+    site.reboot(error_ms=-6 * HOUR_MS, off_s=6 * 3_600)
+    site.run(30)
+    since = site.agent.clock.now()
+    watch = site.agent.shadows.watches[0]
+    for rule in ("deviation-water", "missing-water"):  # the second is not its business
+        watch.standings[rule] = Standing(rule, "house1", WarningState.ACTIVE, Severity.MINOR, since=since)
+    site.run(10)
+    site.machine.error_ms, site.machine.sync = 0, True
+    site.run(1)
+    [kept] = site.store.restore().shadow_standings
+    assert (kept.rule, kept.since) == ("deviation-water", since + timedelta(hours=6))
+    assert site.agent.shadows.watches[0].standings == {kept.rule: kept}
 
 
 @pytest.mark.parametrize("error_h", [-6, 6], ids=["behind", "ahead"])
