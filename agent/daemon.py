@@ -54,7 +54,7 @@ from agent.wear import WearMeter, written_bytes
 from agent.window import Bucket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from types import FrameType
 
@@ -665,11 +665,20 @@ class Agent:
         for watch in self.watches:
             for what, found in watch.fitness.troubles().items():
                 troubles[what] += found
+        self.degrade("series", "; ".join(self._left_out()) or None)
         for what, found in troubles.items():
             more = f"; and {len(found) - SHOWN_TROUBLES} more" if len(found) > SHOWN_TROUBLES else ""
             self.degrade(what, "; ".join(found[:SHOWN_TROUBLES]) + more if found else None)
         for model, why in self.shadow.troubles():
             self.degrade(f"shadow {model}", self.shadows.dropped.get(model, why))
+
+    def _left_out(self) -> Iterator[str]:
+        """Yield of each house the sensors that a model would score, were there room for their readings."""
+        for watch in self.watches:
+            names, most = sorted(watch.series.left_out), watch.series.most
+            if names:
+                told = ", ".join(names[:SHOWN_TROUBLES]) + (" …" if len(names) > SHOWN_TROUBLES else "")
+                yield f"{watch.house}: there is room to score {most} sensors, and none for {len(names)} more: {told}"
 
     def degrade(self, what: str, why: str | None) -> None:
         """Set or lift a degraded state, and say so once."""

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     F64 = NDArray[np.float64]
     I64 = NDArray[np.int64]
 
+KEPT_OF_A_HOUSE = 65_536
+"""Readings of all its sensors together, as many as the models want: some 70 bytes each with the room made for more, so
+4.5 MB at the most. 32 sensors of the shipped bundle's 2,048 readings."""
+
+GONE_MS = 3 * DAY_MS  # a sensor that has not spoken for so long makes room for another
 SCORED_AT_ONCE = 64  # windows in one run: of 4,032 readings and two columns, 2 MB
 WEEK_DAYS = 7
 MONDAY_MS = 4 * DAY_MS  # 1970 began on a Thursday
@@ -39,6 +44,11 @@ class _Series:
     is_new: NDArray[np.bool_]  # not scored yet
     count: int = 0
     begin: int = 0  # of what is kept
+
+    @property
+    def newest_ms(self) -> int:
+        """The time of its newest reading; a series that is kept has one."""
+        return int(self.at_ms[self.count - 1])
 
     def add(self, at_ms: I64, value: F64, length: int) -> None:
         """Take readings, sorted by time; ``length`` readings before the oldest unscored one are kept."""
@@ -80,6 +90,8 @@ class SeriesWindows:
         """
         self._length, self._signals, self._scores_each = length, frozenset(signals), scores_each
         self._series: dict[str, _Series] = {}
+        self.most = max(KEPT_OF_A_HOUSE // length, 1) if length else 0  # sensors
+        self.left_out: set[str] = set()  # sensors for which there was no room
 
     def add(self, readings: Readings) -> None:
         """Take readings, all of one house; what is no number is passed over."""
@@ -92,13 +104,24 @@ class SeriesWindows:
                 continue
             mine = np.flatnonzero(finite & (readings.key == number))
             mine = mine[np.argsort(readings.at_ms[mine], kind="stable")]
-            series = self._series.get(name)
+            series = self._series.get(name) or self._begin(name, int(readings.at_ms[mine[-1]]))
             if series is None:
-                empty = np.empty(0, np.int64), np.empty(0, np.float64), np.empty(0, np.bool_)
-                series = self._series[name] = _Series(*empty)
+                continue
             series.add(readings.at_ms[mine], readings.value[mine], self._length)
             if not self._scores_each:
                 series.is_new[series.begin : series.count - 1] = False
+
+    def _begin(self, name: str, at_ms: int) -> _Series | None:
+        """Return room for a sensor that speaks at ``at_ms``; None where the others need all there is."""
+        if len(self._series) >= self.most:
+            gone = min(self._series, key=lambda other: self._series[other].newest_ms)
+            if self._series[gone].newest_ms > at_ms - GONE_MS:
+                self.left_out.add(name)
+                return None
+            del self._series[gone]
+        self.left_out.discard(name)
+        series = self._series[name] = _Series(np.empty(0, np.int64), np.empty(0, np.float64), np.empty(0, np.bool_))
+        return series
 
     def unscored(
         self, specs: Sequence[InputSpec], signals: Collection[str], days: FarmDays

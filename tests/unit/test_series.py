@@ -14,9 +14,12 @@ from agent.domain import SeriesKey, to_ms
 from agent.manifest import InputSpec, Series
 from agent.readings import Readings
 from agent.window import SeriesWindows
+from agent.window.series import KEPT_OF_A_HOUSE
+from tests.unit.test_daemon import Site
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -96,6 +99,31 @@ def test_only_the_wanted_sensors_are_kept_and_a_base_signal_means_all_of_its_sen
     for name in ("temperature-1", "temperature", "co2-1", "co2-2", "noise"):
         windows.add(readings(name, [(0, 1)]))
     assert sorted(unscored(windows)) == ["co2-2", "temperature", "temperature-1"]
+
+
+def test_more_sensors_than_there_is_room_for_are_left_out_and_named_until_another_is_gone() -> None:
+    windows = SeriesWindows(KEPT_OF_A_HOUSE // 3, ["*"])
+    for number in range(300):
+        windows.add(readings(f"noise-{number}", [(0, 1)]))
+    assert sorted(unscored(windows)) == ["noise-0", "noise-1", "noise-2"]
+    assert windows.left_out == {f"noise-{number}" for number in range(3, 300)}
+    days_later = 4 * 24 * 60
+    for number in (0, 1, 7, 8):
+        windows.add(readings(f"noise-{number}", [(days_later, 2)]))
+    assert sorted(unscored(windows)) == ["noise-0", "noise-1", "noise-7"]
+    assert "noise-7" not in windows.left_out
+    assert "noise-8" in windows.left_out
+
+
+def test_health_names_the_sensors_that_are_not_scored(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.agent.watches[0].series = SeriesWindows(KEPT_OF_A_HOUSE // 2, ["*"])
+    for _ in range(2):
+        site.clock.wait(600)
+        site.turn(site.message("skov/farm1/house1", {"temperature": 21.0, "co2": 900.0, "humidity": 60.0}))
+    site.close()
+    told = site.agent.health.degraded["series"]
+    assert told == "house1: there is room to score 2 sensors, and none for 1 more: humidity"
 
 
 def test_of_a_backlog_only_the_newest_reading_is_scored_where_no_others_are_shown() -> None:
