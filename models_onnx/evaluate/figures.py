@@ -46,7 +46,8 @@ class FaultFigures:
     chance: dict[str, float]  # what the same alarms would have found before the onset
     hours: dict[str, float]  # the median of those found
     detectable_h: float  # the median time until anything betrays it
-    lead_h: Figure
+    lead_h: Figure  # censored, see scoring.py
+    lead_both_h: Figure  # of those that both found
     by_step: dict[str, str]  # of the severities: found of how many, by us
     cause_first: float
     cause_three: float
@@ -83,6 +84,11 @@ def lead_figure(found: Sequence[Found]) -> Figure:
     return figure(found, lambda rows: median_of([row.lead_h for row in rows if row.lead_h is not None]))
 
 
+def seen_by_both(found: Sequence[Found]) -> list[Found]:
+    """Return the faults that we and the house computer found: their leads are measured, not censored."""
+    return [row for row in found if row.hours[OURS] is not None and row.hours[RULES] is not None]
+
+
 def fault_figures(found: Sequence[Found]) -> FaultFigures:
     """Return the figures of one kind of fault, or of several."""
     seen = [row for row in found if row.is_detectable]
@@ -100,6 +106,7 @@ def fault_figures(found: Sequence[Found]) -> FaultFigures:
         {name: median_of([h for row in seen if (h := row.hours[name]) is not None]) for name in DETECTED_BY},
         median_of([row.detectable_h for row in seen if row.detectable_h is not None]),
         lead_figure(seen),
+        lead_figure(seen_by_both(seen)),
         steps,
         share_of(place == 0 for place in places),
         share_of(place is not None and place < 3 for place in places),
@@ -317,6 +324,8 @@ def all_figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "lead": {
             "slow": lead_figure(slow),
             "all": lead_figure(seen),
+            "slow_both": lead_figure(seen_by_both(slow)),
+            "all_both": lead_figure(seen_by_both(seen)),
             "slow_faults": sorted({row.fault for row in slow}),
             "rules_never": share_of(row.hours[RULES] is None for row in slow),
             "we_never": share_of(row.hours[OURS] is None for row in slow),

@@ -271,7 +271,7 @@ def _detection(figures: Mapping[str, Any]) -> str:
     )
     by_fault = table(
         ("fault", "houses", "shown", "found", "house computer", "by chance", "after, h", "shown after, h",
-         "house computer after, h", "lead, h", *STEPS, "cause first", "in three"),
+         "house computer after, h", "lead, h", "lead where both found it, h", *STEPS, "cause first", "in three"),
         [_fault_row(name, of) for name, of in detection["by_fault"].items()],
     )  # fmt: skip
     return f"""## Faults found
@@ -303,6 +303,7 @@ def _fault_row(name: str, of: FaultFigures) -> Sequence[str]:
         _number(of.detectable_h, ".1f"),
         _number(of.hours[RULES], ".1f"),
         _number(of.lead_h.value, ".0f"),
+        f"{_number(of.lead_both_h.value, '.0f')} ({of.lead_both_h.n})",
         *(of.by_step[step] for step in STEPS),
         _share(of.cause_first),
         _share(of.cause_three),
@@ -346,6 +347,9 @@ ends, a day
 after the fault, so the lead is at least that. We never see {_share(lead["we_never"])}; where the house computer does,
 that counts
 as a lead of minus infinity. Over all faults: median {lead["all"].text(".0f", " h")}.
+
+Only of the faults that both found, where nothing is censored: median {lead["slow_both"].text(".0f", " h")} of
+{lead["slow_both"].n} slow faults, {lead["all_both"].text(".0f", " h")} of all {lead["all_both"].n}.
 
 Stopped flows (water line, feed): median {stops["median_h"].text(".2f", " h")} after the onset, {by_kind};
 {stops["within_1_h"].text(".0%")} within an hour, never found counted as never. Since the first reading that shows it:

@@ -208,6 +208,17 @@ def test_the_lead_is_censored_where_the_house_computer_never_sees_the_fault() ->
     assert fault_figures([found, only_they, only_they]).lead_h.value == -math.inf
 
 
+def test_beside_the_censored_lead_stands_that_of_the_faults_which_both_saw() -> None:
+    record, fault = plain_house(), a_fault("growth_lag", hours=48)
+    found = found_of(record, fault, Played([Raised("trend-weight", "weight", fault.from_ms + 10 * HOUR_MS, -1, ())]))
+    both, neither = (replace(found, hours={**found.hours, OURS: ours, RULES: 14.0}) for ours in (10.0, None))
+    of = fault_figures([found, found, found, neither, both])
+    assert of.lead_both_h.value == pytest.approx(4.0)
+    assert of.lead_both_h.n == 1
+    assert of.lead_h.value > 4
+    assert math.isnan(fault_figures([found, neither]).lead_both_h.value)
+
+
 def test_a_fault_that_nothing_shows_counts_apart() -> None:
     record = plain_house()
     found = found_of(record, a_fault(known_h=None), Played())
