@@ -1,8 +1,13 @@
 """`flockwatch-train`: set a bundle right by what a lake of real flocks shows, if that makes it better on later ones.
 
 The incumbent is played through the lake as on the gateways. What it said is held against what came true, in the flocks
-that ended first; the correction that follows is then judged on the flocks that ended last, which it has not seen. A
-bundle that is no better there is not written.
+that ended first; the corrections that follow are then judged on the flocks that ended last, which they have not seen.
+A bundle that is no better there is not written.
+
+One decision is made, of all outputs together: of twenty that are judged one by one, two seem better at 90 % by luck.
+What each flock gained is averaged over the outputs, each in shares of the incumbent's loss, and that over the flocks is
+held against chance by the signs of the gains (``sureness``). Flocks, not values, are drawn: those of one flock are no
+witnesses of their own, and neither are the outputs.
 """
 
 from __future__ import annotations
@@ -40,8 +45,8 @@ if TYPE_CHECKING:
 
 FEWEST_FLOCKS = 4  # to correct by, and to judge by: of fewer, chance says more than the flocks do
 HELD_OUT = 0.3  # of the flocks, those that ended last, judge
-DRAWS = 2_000  # of the bootstrap over flocks
-SURE = 0.9  # of the draws must find the candidate better
+DRAWS = 4_096  # of signs; of up to twelve flocks these are all there are
+SURE = 0.9  # that a gain is no chance
 COVERED = 0.8  # of the actual values belong between p10 and p90
 WORSE_COVERAGE = 0.03  # by which the candidate's share may miss that by more than the incumbent's
 
@@ -55,27 +60,54 @@ class Verdict:
     values: int
     pinball: tuple[float, float]
     covered: tuple[float, float]
-    better: float  # share of bootstrap draws over flocks in which the candidate's pinball loss is the lower
 
     @property
-    def is_good(self) -> bool:
-        """Whether the candidate is surely better, and its bands are no worse."""
+    def is_worse(self) -> bool:
+        """Whether the candidate's loss or its bands are worse, by luck or not: such an output stays as it is."""
         miss = [abs(share - COVERED) for share in self.covered]
-        return self.better >= SURE and miss[1] <= miss[0] + WORSE_COVERAGE
+        return self.pinball[1] >= self.pinball[0] or miss[1] > miss[0] + WORSE_COVERAGE
 
 
-def judged(output: str, rows: F64, flock: NDArray[np.int64], correction: Correction) -> Verdict:
-    """Return how a correction does on rows [n, 4] (p10, p50, p90, actual) that it was not made of."""
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of a bundle."""
+
+    sure: float  # that the candidate is better
+    taken: dict[str, Correction]  # by output; empty: the incumbent stays
+    verdicts: tuple[Verdict, ...]
+
+
+def sureness(gains: F64) -> float:
+    """Return how sure it is that the mean of some flocks' gains [flocks] is above 0 and no chance.
+
+    1 less the share of all signs which the gains could have had by chance that give a mean as high. Four flocks that
+    all gained are sure to 15/16; a bootstrap of so few is surer than it may be.
+    """
+    if len(gains) <= np.log2(DRAWS):
+        signs = 1.0 - 2 * ((np.arange(2 ** len(gains))[:, None] >> np.arange(len(gains))) & 1)
+    else:
+        signs = np.random.default_rng(0).choice([-1.0, 1.0], (DRAWS, len(gains)))
+    chance = signs @ gains >= gains.sum() - 1e-12 * np.abs(gains).sum()
+    return 1 - float(chance.mean())
+
+
+def judged(
+    output: str, rows: F64, flock: NDArray[np.int64], correction: Correction
+) -> tuple[Verdict, dict[int, float]]:
+    """Return how a correction does on rows [n, 4] (p10, p50, p90, actual) that it was not made of.
+
+    And by the flock's number what it gained, in shares of the incumbent's mean loss.
+    """
     said, actual = rows[:, :3], rows[:, 3]
     answers = said, correction(said, 1)
     flocks, of, counts = np.unique(flock, return_inverse=True, return_counts=True)
     losses = np.array([[pinball(actual[of == i], a[of == i]) for i in range(len(flocks))] for a in answers])
     inside = [((actual >= a[:, 0]) & (actual <= a[:, 2])).astype(np.float64) for a in answers]
     covered = [float(np.mean(np.bincount(of, share) / counts)) for share in inside]
-    drawn = np.random.default_rng(0).integers(0, len(flocks), (DRAWS, len(flocks)))
-    better = float((losses[1][drawn].mean(axis=1) < losses[0][drawn].mean(axis=1)).mean())
     means = losses.mean(axis=1)
-    return Verdict(output, len(flocks), len(rows), (float(means[0]), float(means[1])), (covered[0], covered[1]), better)
+    gains = (losses[0] - losses[1]) / means[0] if means[0] > 0 else np.zeros(len(flocks))
+    verdict = Verdict(output, len(flocks), len(rows), (float(means[0]), float(means[1])), (covered[0], covered[1]))
+    return verdict, dict(zip(flocks.tolist(), gains.tolist(), strict=True))
 
 
 def split(ended: dict[FlockName, datetime]) -> tuple[set[FlockName], set[FlockName]]:
@@ -92,25 +124,30 @@ def split(ended: dict[FlockName, datetime]) -> tuple[set[FlockName], set[FlockNa
     return set(order[:-last]), set(order[-last:])
 
 
-def retrain(bundle: Bundle, hindsight: Hindsight) -> tuple[dict[str, Correction], list[Verdict]]:
-    """Return the corrections that are better on later flocks, by output, and the verdict on every output.
+def retrain(bundle: Bundle, hindsight: Hindsight) -> Decision:
+    """Return whether the corrections are better on later flocks, which are taken, and the verdict on every output.
 
     Raises:
         InputError: too few flocks have ended.
     """
     early, late = split(hindsight.ended)
-    good: dict[str, Correction] = {}
-    verdicts = []
+    corrections: dict[str, Correction] = {}
+    verdicts: list[Verdict] = []
+    gained: dict[int, list[float]] = {}  # by flock, of each output
     for output in bundle.manifest.output:
         rows, flock = hindsight.of(output.name, early)
         later, later_flock = hindsight.of(output.name, late)
         if min(len(np.unique(flock)), len(np.unique(later_flock))) < FEWEST_FLOCKS:
             continue
         correction = fitted(output.unit, rows[:, :3], rows[:, 3], flock)
-        verdicts.append(judged(output.name, later, later_flock, correction))
-        if verdicts[-1].is_good:
-            good[output.name] = correction
-    return good, verdicts
+        verdict, gains = judged(output.name, later, later_flock, correction)
+        verdicts.append(verdict)
+        corrections[output.name] = correction
+        for number, gain in gains.items():
+            gained.setdefault(number, []).append(gain)
+    sure = sureness(np.array([np.mean(gains) for gains in gained.values()])) if gained else 0.0
+    kept = {v.output: corrections[v.output] for v in verdicts if not v.is_worse} if sure >= SURE else {}
+    return Decision(sure, kept, tuple(verdicts))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,19 +189,19 @@ def _train(chosen: argparse.Namespace) -> int:
         for site in chosen.site or sites:
             look_back(tables, site, config, model, hindsight)
             print(f"{site}: played, {len(hindsight.ended)} whole flocks by now", file=sys.stderr, flush=True)
-    corrections, verdicts = retrain(bundle, hindsight)
-    report = table(verdicts)
+    decision = retrain(bundle, hindsight)
+    report = table(decision)
     written = None
-    if corrections:
+    if decision.taken:
         early, late = split(hindsight.ended)
         told = f"{len(early)} flocks of a lake, judged on {len(late)} that ended later"
-        written = write_recalibrated(bundle, chosen.out, corrections, f"{told}\n\n{report}")
+        written = write_recalibrated(bundle, chosen.out, decision.taken, f"{told}\n\n{report}")
     if chosen.json:
-        values = [{**asdict(verdict), "better_for_sure": verdict.is_good} for verdict in verdicts]
-        print(json.dumps({"written": str(written) if written else None, "outputs": values}))
+        values = [{**asdict(verdict), "taken": verdict.output in decision.taken} for verdict in decision.verdicts]
+        print(json.dumps({"written": str(written) if written else None, "sure": decision.sure, "outputs": values}))
     else:
         print(report)
-        print(f"wrote {written.directory}" if written else f"nothing is surely better: {bundle} stays, nothing written")
+        print(f"wrote {written.directory}" if written else f"it is not surely better: {bundle} stays, nothing written")
     return 0 if written else 1
 
 
@@ -191,16 +228,17 @@ def local(url: str, options: Mapping[str, str], cache: Path) -> Path:
     return cache
 
 
-def table(verdicts: Sequence[Verdict]) -> str:
-    """Return the verdicts as a table in Markdown."""
+def table(decision: Decision) -> str:
+    """Return the decision, and the verdicts as a table, in Markdown."""
     lines = [
-        "| output | flocks | values | pinball loss | candidate's | in p10 to p90 | candidate's | better in | taken |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"Better over all outputs together: {decision.sure:.0%} sure ({SURE:.0%} are asked for).",
+        "",
+        "| output | flocks | values | pinball loss | candidate's | in p10 to p90 | candidate's | taken |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for one in verdicts:
+    for one in decision.verdicts:
         figures = (f"{one.pinball[0]:.4g}", f"{one.pinball[1]:.4g}", f"{one.covered[0]:.0%}", f"{one.covered[1]:.0%}")
-        sure = f"{one.better:.0%} of draws"
-        cells = (one.output, one.flocks, f"{one.values:,}", *figures, sure, "yes" if one.is_good else "no")
+        cells = (one.output, one.flocks, f"{one.values:,}", *figures, "yes" if one.output in decision.taken else "no")
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import onnx
@@ -19,14 +20,17 @@ from agent.predict import Model
 from agent.store import LAKE_COLUMNS
 from agent.strains import STRAINS
 from models_onnx.train import cli
-from models_onnx.train.hindsight import commands_of
+from models_onnx.train.hindsight import Hindsight, commands_of
 from models_onnx.train.lake import LakeRecording, changes_of, open_folder, sites_of
 from models_onnx.train.recalibrate import Correction, fitted, with_corrections
-from models_onnx.train.tune import main, split
+from models_onnx.train.tune import SURE, main, retrain, split, sureness
 from sync.lake import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from agent.bundles import Bundle
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -229,6 +233,46 @@ def test_a_correction_that_later_flocks_refute_is_not_written(
     assert main(["weight", "--lake", str(lake), "--out", str(tmp_path / "out")]) == 1
     assert "nothing written" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def a_past(rng: np.random.Generator, middles: Sequence[float], late: Sequence[float]) -> Hindsight:
+    """Return 24 flocks of ten values of each output, told 100 ± 10; the last ones come true by ``late``."""
+    hindsight = Hindsight()
+    for number in range(24):
+        flock = ("farm1", "house1", f"f{number:02d}")
+        hindsight.ended[flock] = START + number * DAY
+        for output, middle in enumerate(middles if number < 17 else late):
+            off = rng.normal(0, 3)  # of the flock
+            for actual in middle + off + rng.normal(0, 7.2, 10):
+                hindsight.add(f"out{output}", flock, (90.0, 100.0, 110.0), actual)
+    return hindsight
+
+
+TWENTY = cast("Bundle", SimpleNamespace(manifest=SimpleNamespace(
+    output=[SimpleNamespace(name=f"out{number}", unit="Cel") for number in range(20)])))  # fmt: skip
+
+
+def test_of_twenty_outputs_that_are_right_already_luck_writes_no_bundle() -> None:
+    rng = np.random.default_rng(3)
+    written = [bool(retrain(TWENTY, a_past(rng, [100.0] * 20, [100.0] * 20)).taken) for _ in range(20)]
+    assert sum(written) <= 2
+
+
+def test_of_twenty_outputs_that_are_off_one_that_is_refuted_does_not_hold_up_the_others() -> None:
+    past = a_past(np.random.default_rng(3), [106.0] * 20, [94.0] + [106.0] * 19)
+    decision = retrain(TWENTY, past)
+    assert "out0" not in decision.taken
+    assert len(decision.taken) > 15  # of some the bands are no better, by luck
+    assert decision.sure >= SURE
+
+
+def test_so_few_flocks_prove_something_only_if_none_says_otherwise() -> None:
+    assert sureness(np.array([0.1, 0.2, 0.1, 0.3])) == pytest.approx(15 / 16)
+    assert sureness(np.array([0.1, 0.2, -0.1, 0.3])) < SURE
+    assert sureness(np.zeros(4)) == 0
+    many = np.random.default_rng(0).normal(0.5, 1, 60)
+    assert sureness(many) > 0.99
+    assert sureness(-many) < 0.01
 
 
 def test_flocks_that_ended_last_judge_and_never_correct() -> None:
