@@ -31,9 +31,9 @@ REFERENCE = "reference.npz"
 BANDS_END = (7, 14, 21, 28, 35)  # days of age: what a week of a flock's life is fed is compared with that week's
 BIN_EDGES = (0.005, *(tenth / 10 for tenth in range(1, 10)), 0.995)  # shares of the training's values below each edge
 LEAST_TO_BIN = 200  # values of one column in one band: of fewer, a share of 0.5 % is none at all
-NOT_COMPARED = frozenset(
-    {"age_days", "day_number", "hour_sin", "hour_cos", "day_fraction"}
-)  # age and clock do not drift
+NOT_COMPARED = frozenset(  # age, clock, and curves of the age do not drift
+    {"age_days", "day_number", "hour_sin", "hour_cos", "day_fraction", "reference.weight_g", "reference.feed_g"}
+)
 
 SELFTEST_ROWS = 6
 UNHURRIED_MS = 600_000.0

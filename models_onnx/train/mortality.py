@@ -23,7 +23,7 @@ from agent.manifest import OUTBREAK, InputSpec, Output
 from agent.mortality import CHANCE_SDS, FORESEEN_FOR
 from models_onnx.train import outbreaks
 from models_onnx.train.bags import Bags, Scorer, fit
-from models_onnx.train.bundle import SELFTEST_ROWS, Head, digest_of, manifest_text, write_bundle
+from models_onnx.train.bundle import SELFTEST_ROWS, Head, digest_of, manifest_text, reference_of, write_bundle
 from models_onnx.train.card import mortality_card
 from models_onnx.train.graph import Graph
 from models_onnx.train.job import SEED
@@ -57,6 +57,8 @@ SMALLEST = 0.0002  # a usual loss below that share is taken for it: a single bir
 NOT_NOUGHT = 4.0  # a nought where so many birds are usual is a round that was left out: by chance in 2 % at the most
 ALLOWED_FALSE = 0.28  # episodes per flock of the validation's commercial populations: the limit is the least that holds
 BACK = 0.8  # share of the limit, in odds, below which an alarm is over: the rule's own deadband (agent/rules.py)
+FED_SHARE, FED_LEAST = 80, 5  # one flock of so many shows what is usual; at least so many of each population
+FED_A_DAY = 4  # times: as a gateway, a week is more than its seven figures to the reference
 BLOCK_DAYS = 4  # false alarms within so many days are one episode
 
 
@@ -334,13 +336,40 @@ def for_selftest(courses: Courses) -> dict[str, F32]:
     return {"facts": np.concatenate((facts, course), axis=1).astype(np.float32)}
 
 
+def fed(sample: Iterable[Courses]) -> tuple[F32, NDArray[np.int64]]:
+    """Return what a gateway feeds in the midst of each day, of some flocks of each population: facts [n, FACTS].
+
+    And of each row the number of its flock. What the day has lost so far is left out: it is no figure of a day.
+    """
+    facts, flocks, count = [], [], 0
+    for courses in sample:
+        n = max(len(courses.dead) // FED_SHARE, FED_LEAST)
+        before = np.concatenate((np.full((n, LENGTH), np.nan), courses.share[:n]), axis=1)
+        course = np.lib.stride_tricks.sliding_window_view(before, LENGTH + 1, axis=1)  # that of each day, it included
+        flock, day = np.nonzero(np.arange(1, DAYS) < courses.length_days[:n, None])
+        day += 1
+        told = np.stack((day + 0.5, np.full(len(day), 0.5), courses.live[flock, day - 1]), axis=1)
+        so_far = np.full((len(day), 1), np.nan)
+        facts.append(np.concatenate((told, course[flock, day, :-1], so_far), axis=1).astype(np.float32))
+        flocks.append(count + flock)
+        count += n
+    return np.concatenate(facts), np.concatenate(flocks)
+
+
+def reference(sample: Iterable[Courses]) -> dict[str, F32]:
+    """Return what drift is told by."""
+    facts, flock = fed(sample)
+    return reference_of(INPUTS, {"facts": np.repeat(facts, FED_A_DAY, axis=0)}, np.repeat(flock, FED_A_DAY))
+
+
 def build(job: Job) -> Bundle:
     """Train the bundle from simulated courses and write it."""
     populations, flocks, epochs = (2, 60, 2) if job.tiny else (40, 800, 24)
     usual = Sample(COMMERCIAL, "train", populations, flocks, SEED)
     odd = Sample(WIDE, "train", populations, flocks // 6, SEED + 1)
     job.say(f"{NAME}: simulating the losses of {2 * populations} populations of flocks")
-    days = days_of((*usual, *odd))
+    trained_by = (*usual, *odd)
+    days = days_of(trained_by)
     job.say(f"{NAME}: {len(days.columns):,} days to train on")
     trained = train(days, epochs=epochs, seed=SEED % 1000, job=job)
 
@@ -364,4 +393,5 @@ def build(job: Job) -> Bundle:
     manifest = manifest_text(replace(head, metrics=metrics), INPUTS, (output_of(limit),))
     directory = job.out / NAME / VERSION
     card = mortality_card(len(days.columns), usual, odd, limit, metrics)
-    return write_bundle(directory, export(trained), manifest, for_selftest(said[0][0][1]), card)
+    tested = for_selftest(said[0][0][1])
+    return write_bundle(directory, export(trained), manifest, tested, card, reference(trained_by))

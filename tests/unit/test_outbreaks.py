@@ -13,6 +13,7 @@ import pytest
 
 from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.predict import Model
+from agent.reference import reference_from
 from models_onnx.evaluate import outbreaks as evaluation
 from models_onnx.farm.params import generator
 from models_onnx.train import mortality, outbreaks
@@ -212,3 +213,35 @@ def test_the_report_has_a_row_for_each_assumption(tmp_path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     for name in evaluation.ASSUMED:
         assert text.count(f"| {name} |") == 3
+
+
+def test_a_house_whose_birds_die_as_those_of_no_training_has_drifted_and_others_have_not() -> None:
+    sample = [courses for table, seed in ((COMMERCIAL, 1), (WIDE, 2)) for courses in Sample(table, "train", 8, 5, seed)]
+    arrays = mortality.reference(sample)
+    known = reference_from(arrays, mortality.INPUTS, "reference.npz")
+    facts, flock = mortality.fed(sample)
+    assert np.isnan(facts[:, mortality.FACTS.index("losses.0")]).all()
+    yesterday = mortality.FACTS.index("losses.1")
+    assert facts[flock == flock[0], yesterday][9] == pytest.approx(sample[0].share[0, 9], rel=1e-6)
+    histograms = known.inputs["facts"]
+    week = facts[(flock == flock[0]) & (facts[:, 0] > 20) & (facts[:, 0] < 28)]
+
+    def index(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        days = []
+        for row in rows:
+            counts = np.zeros(histograms.share.shape[1:], np.int64)
+            band = known.band(float(row[0]))
+            bins = histograms.bins_of(band, row.astype(np.float64))
+            which = np.flatnonzero(bins >= 0)
+            counts[which, bins[which]] = 24
+            days.append((band, counts))
+        return histograms.index_of(days)
+
+    usual = index(week)
+    compared = np.isfinite(usual)
+    assert compared[yesterday]
+    assert not compared[[mortality.FACTS.index(name) for name in ("age_days", "day_fraction", "losses.0")]].any()
+    assert (usual[compared] <= histograms.limits()[compared] + 1e-6).all()
+    dying = week.copy()
+    dying[:, yesterday] = 0.2
+    assert index(dying)[yesterday] > histograms.limits()[yesterday]
