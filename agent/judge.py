@@ -92,7 +92,8 @@ def _is_over(evidence: Evidence) -> bool:
     return evidence.score is not None and evidence.score >= 1
 
 
-def _is_back(rule: WarningRule, evidence: Evidence) -> bool:
+def is_back(rule: WarningRule, evidence: Evidence) -> bool:
+    """Tell whether what is measured is well within its limit: what stood is over, once that lasts."""
     return evidence.score is not None and evidence.score < 1 - rule.deadband
 
 
@@ -119,7 +120,7 @@ def _normal(rule: WarningRule, standing: Standing, evidence: Evidence, at: datet
 
 def _pending(rule: WarningRule, standing: Standing, evidence: Evidence, at: datetime) -> tuple[Standing, Reason | None]:
     since = standing.since or at
-    if _is_back(rule, evidence):
+    if is_back(rule, evidence):
         return _moved(standing, WarningState.NORMAL, Reason.BACK_BEFORE_DELAY, at)
     if evidence.score is None:
         return _cannot_say(standing, evidence, at, CANNOT_SAY_AFTER)
@@ -144,7 +145,7 @@ def _shown(rule: WarningRule, standing: Standing, evidence: Evidence, at: dateti
     if evidence.score is None:
         return _cannot_say(standing, evidence, at, max(CANNOT_SAY_AFTER, off_delay))
     standing = replace(standing, unknown_since=None)
-    if _is_back(rule, evidence):
+    if is_back(rule, evidence):
         back_since = standing.back_since or at
         if at - back_since >= off_delay:
             return _moved(standing, WarningState.NORMAL, Reason.BACK_IN_BAND, at, evidence=evidence)

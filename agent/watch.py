@@ -183,6 +183,7 @@ class HouseWatch:
         self._doubted: set[str] = set()
         self.services = Services()
         self._found: dict[str, Evidence] = {}  # by rule, when it was last looked at
+        self._out: dict[str, dict[str, datetime]] = {}  # by rule and output: until when its word holds that it is out
         self._said: _Said | None = None  # by a model of the causes, of what is out of course
 
     # --- what comes in
@@ -486,6 +487,7 @@ class HouseWatch:
             changes.append(settled)
         if self.life.flock is None:
             self._found.clear()
+            self._out.clear()
         expected, counted = self._expectations(results, at), self._mortality(results, at)
         self._found |= counted
         worst = _worst((name, found) for name, _, found in expected)
@@ -586,8 +588,10 @@ class HouseWatch:
         if rule is None:
             return judging.clear(before, at, Reason.RULE_REMOVED) or (before, None)
         applies = self._applies(rule, at)
+        is_later = name in self._spans and name not in turn
+        if evidence is not None and self._waits(rule, evidence, at):
+            evidence, is_later = None, True
         if evidence is None:
-            is_later = name in self._spans and name not in turn
             if is_later and applies and before.state is not WarningState.SHELVED:
                 return before, None
             why = self._why_unknown(_signal_of(name), at) if name in self._spans else None
@@ -596,6 +600,23 @@ class HouseWatch:
         if reason is not None and self.life.flock is not None:
             after = replace(after, flock=after.flock or self.life.flock.flock)
         return after, reason
+
+    def _waits(self, rule: WarningRule, evidence: Evidence, at: datetime) -> bool:
+        """Tell whether a rule waits for an output that last found the signal out of its course, and was not asked now.
+
+        What one output finds is not cleared by another that is asked more often: not until its own next word.
+        """
+        is_out = evidence.score is not None and not judging.is_back(rule, evidence)
+        return not is_out and any(until > at for until in self._out.get(rule.name, {}).values())
+
+    def _hear_of(self, name: str, output: Output, result: HouseResult, found: Evidence, at: datetime) -> None:
+        """Keep that an output finds a signal out of its course, until it is asked again."""
+        rule, out = self._rule(name), self._out.setdefault(name, {})
+        source = f"{found.model}/{found.model_version}/{_band_of(output, result)}"
+        if rule is None or found.score is None or judging.is_back(rule, found):
+            out.pop(source, None)
+        else:
+            out[source] = at + timedelta(seconds=output.cadence_s or result.manifest.cadence_s)
 
     def _applies(self, rule: WarningRule, at: datetime) -> bool:
         if self.life.state not in rule.states:
@@ -635,8 +656,12 @@ class HouseWatch:
                     found = replace(found, score=0.0)
                 if self._is_told_already(name, at, length_s):
                     found = replace(found, score=None, why="its last days hold a fault that was told")
+                self._hear_of(name, output, result, found, at)
                 evidence.append((name, _band_of(output, result), found))
-        self._found |= _worst(raw)
+        for name, found in _worst(raw).items():
+            rule = self._rule(name)
+            if rule is None or name not in self._found or not self._waits(rule, found, at):
+                self._found[name] = found
         return evidence
 
     def actuals(self, manifest: Manifest, horizon: str, at: datetime) -> list[tuple[Output, Feature, Measured]]:

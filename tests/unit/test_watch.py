@@ -444,6 +444,25 @@ def test_the_trend_is_judged_when_its_model_is_due_and_left_as_it_is_between(pre
     assert all(at.hour % 6 == 0 for at in times)
 
 
+@pytest.mark.parametrize("slow", ["the sharp one", "the blind one"])
+def test_what_one_of_two_bundles_finds_stands_until_that_one_finds_it_over(tmp_path: Path, slow: str) -> None:
+    """One sees the half flow, the other nothing, and one of them is asked once an hour only."""
+    hourly = ("cadence_s = 600", "cadence_s = 3600")
+    blind = MANIFEST.replace("low = 3.0, high = 3.0", "low = 1000.0, high = 1000.0").replace('"usual"', '"blind"')
+    texts = [
+        text.replace(*hourly) if (text is blind) == (slow == "the blind one") else text for text in (MANIFEST, blind)
+    ]
+    bundles = [load_bundle(write_bundle(tmp_path / str(n) / "1.0.0", text)) for n, text in enumerate(texts)]
+    farm = healthy(Predictor.load(bundles, DAYS))
+    (first, _), *raised = moves(farm.run(3 * HOUR, half), "deviation-water")
+    assert first is WarningState.PENDING
+    assert {state for state, _ in raised} == {WarningState.ACTIVE}
+    evidence = farm.standing("deviation-water").evidence
+    assert evidence is not None
+    assert evidence.model == "usual"
+    assert moves(farm.run(6 * HOUR), "deviation-water") == [(WarningState.NORMAL, Reason.BACK_IN_BAND)]
+
+
 def test_a_house_state_suppresses_a_trend_at_once_and_not_when_its_model_is_due_again(predictor: Predictor) -> None:
     farm = healthy(predictor, deviation=RuleOverride(enabled=False))
     farm.run(48 * HOUR, half)
