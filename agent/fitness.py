@@ -4,8 +4,8 @@ Counted on what runs anyway, by farm day, in event time: the same in replay. Of 
 
 - **drift**: once an hour the newest row of its inputs is counted into the bins of its reference. When a farm day is
   over, the last seven are held against what training was fed at these ages (``agent.reference``).
-- **coverage**: whether what was measured lay within p10 to p90, once in each horizon, so that no stretch of time is
-  counted twice; of a horizon of days once a day. Over the flock so far; the hours of a day are no independent
+- **coverage**: whether what was measured lay within p10 to p90, by output, once in each horizon, so that no stretch of
+  time is counted twice: of three days once in three. Over the flock so far; the hours of a day are no independent
   witnesses, so a day counts as ``DAY_COUNTS`` at most. What is told is far off, and chance alone would bring it less
   than once in a thousand.
 - **stretch**: how wide the bands must be in this house (``agent.bands``). It goes over to the next flock.
@@ -19,13 +19,13 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from math import comb, isfinite
+from math import ceil, comb, isfinite
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from agent.domain import Event, from_ms, to_ms
-from agent.manifest import BUCKET_S
+from agent.manifest import BUCKET_S, DAY_S
 from agent.reference import WEEK_DAYS, newest_row
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ DRIFT_OVER = 0.8  # of the limit: what drifted has come back
 SCORED_LEADS = (1, 2, 5, 7, 14)  # days before slaughter
 TARGET = "weight_g"
 AS_TRAINED = (1.0, 1.0)  # a band that is not stretched
-LONGEST_TOLD = 5  # columns or rules that a reason names
+LONGEST_TOLD = 5  # columns or outputs that a reason names
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class FitDay:
     flock: str
     band: int = 0  # of age
     counts: dict[str, list[list[int]]] = field(default_factory=dict)  # by input: [columns][bins]
-    held: dict[str, tuple[int, int]] = field(default_factory=dict)  # by rule: counted, within p10 to p90
+    held: dict[str, tuple[int, int]] = field(default_factory=dict)  # by output/horizon: counted, within p10 to p90
     made: dict[str, tuple[str, float, float, float]] = field(default_factory=dict)  # by horizon: for when, p10, 50, 90
     stretch: float = 1.0  # of the half bands of what was made
 
@@ -96,7 +96,7 @@ class FitFlock:
     held: dict[str, tuple[int, int, float, float]] = field(default_factory=dict)  # + of them, that count, and within
     drift: dict[str, float] = field(default_factory=dict)  # by column: the stability index, of the last week
     drifted: dict[str, float] = field(default_factory=dict)  # those that have drifted, with their limit
-    off: dict[str, float] = field(default_factory=dict)  # the rules whose bands do not hold, with their share
+    off: dict[str, float] = field(default_factory=dict)  # by output/horizon: those that do not hold, with their share
     told: tuple[str, ...] = ()  # kinds of events
     truth_g: float | None = None  # at slaughter
     scores: tuple[Score, ...] = ()
@@ -188,15 +188,15 @@ class Fitness:
             which = np.flatnonzero(found >= 0)
             today.counts[spec.name][which, found[which]] += 1
 
-    def hold(self, rule: str, evidence: Evidence, horizon: timedelta, at: datetime) -> None:
-        """Count whether what was measured lay in its band, once in each ``horizon``, of more than a day once a day."""
+    def hold(self, band: str, evidence: Evidence, horizon: timedelta, at: datetime) -> None:
+        """Count whether what was measured lay in its band (output/horizon), once in each ``horizon``."""
         low, high, actual = evidence.low, evidence.high, evidence.actual
-        if actual is None or low is None or high is None or self._since(at) % horizon.total_seconds() >= BUCKET_S:
+        if actual is None or low is None or high is None or not self._is_end_of(horizon, at):
             return
         life = self._lives.get(f"{evidence.model}/{evidence.model_version}")
         if life is not None and life.today is not None:
-            n, inside = life.today.held.get(rule, (0, 0))
-            life.today.held[rule] = n + 1, inside + (low <= actual <= high)
+            n, inside = life.today.held.get(band, (0, 0))
+            life.today.held[band] = n + 1, inside + (low <= actual <= high)
 
     def stretch(self, model: str, band: str) -> tuple[float, float]:
         """Return how far a model's band is stretched in this house, below and above p50."""
@@ -303,16 +303,16 @@ class Fitness:
         if known is None:
             return
         held = dict(known.held)
-        for rule, (n, inside) in today.held.items():
-            before = held.get(rule, (0, 0, 0.0, 0.0))
+        for band, (n, inside) in today.held.items():
+            before = held.get(band, (0, 0, 0.0, 0.0))
             counts = min(n, DAY_COUNTS)
-            held[rule] = before[0] + n, before[1] + inside, before[2] + counts, before[3] + counts * inside / n
+            held[band] = before[0] + n, before[1] + inside, before[2] + counts, before[3] + counts * inside / n
         drift, limits = self._drift(model, life, today.day)
         drifted = {
             c: limits[c] for c, index in drift.items() if index > limits[c] * (DRIFT_OVER if c in known.drifted else 1)
         }
-        off = {rule: round(figures[1] / figures[0], 3) for rule, figures in held.items()
-               if _is_off(figures[2], figures[3], LEAST_COUNTS, was=rule in known.off)}  # fmt: skip
+        off = {band: round(figures[1] / figures[0], 3) for band, figures in held.items()
+               if _is_off(figures[2], figures[3], LEAST_COUNTS, was=band in known.off)}  # fmt: skip
         off |= {name: share for name, share in known.off.items() if name == TARGET}  # as the last flocks left it
         life.flock = replace(known, updated_ms=to_ms(at), held=held, drift=drift, drifted=drifted, off=off)
         if drifted:
@@ -320,8 +320,8 @@ class Fitness:
             self._tell("drift", model, life, at, timedelta(days=WEEK_DAYS), _drift_words(life.flock), detail)
         if any(name != TARGET for name in off):
             detail = {
-                "rules": {
-                    rule: {"share": share, "counted": held[rule][0]} for rule, share in off.items() if rule in held
+                "outputs": {
+                    band: {"share": share, "counted": held[band][0]} for band, share in off.items() if band in held
                 }
             }
             self._tell("coverage", model, life, at, timedelta(days=len(life.days)), _off_words(off), detail)
@@ -368,7 +368,7 @@ class Fitness:
         life.flock = replace(life.flock, off=off)
         life.past[life.flock.flock] = life.flock
         if TARGET in off:
-            detail = {"rules": {TARGET: {"share": off[TARGET], "counted": len(shares)}}}
+            detail = {"outputs": {TARGET: {"share": off[TARGET], "counted": len(shares)}}}
             self._tell("coverage", model, life, at, timedelta(0), _off_words(off), detail)
 
     def _score(self, day: FitDay, last_on: date) -> Score | None:
@@ -388,6 +388,13 @@ class Fitness:
         start_ms = to_ms(self._days.start_of(today.day))
         held, made = dict(today.held), dict(today.made)
         return FitDay(self._house, model, start_ms, today.flock, today.band, counts, held, made, today.stretch)
+
+    def _is_end_of(self, horizon: timedelta, at: datetime) -> bool:
+        """Tell whether ``at`` ends one of the horizons into which the farm's time is cut; none lies over another."""
+        days = ceil(horizon / timedelta(days=1))
+        if days > 1 and self._days.date_of(at).toordinal() % days:
+            return False
+        return self._since(at) % min(horizon.total_seconds(), DAY_S) < BUCKET_S
 
     def _since(self, at: datetime) -> float:
         """Return the seconds of the farm day so far."""
@@ -433,5 +440,5 @@ def _drift_words(flock: FitFlock) -> str:
 
 
 def _off_words(off: Mapping[str, float]) -> str:
-    named = ", ".join(f"{rule} {share:.0%}" for rule, share in list(off.items())[:LONGEST_TOLD])
+    named = ", ".join(f"{band} {share:.0%}" for band, share in list(off.items())[:LONGEST_TOLD])
     return f"not {NOMINAL:.0%} of what was measured lay between p10 and p90: {named}"

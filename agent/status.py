@@ -159,7 +159,7 @@ def fitness_values(config: Config) -> list[dict[str, Any]]:
             "drift": fit.drift,
             "drifted": fit.drifted,
             "coverage": {
-                rule: {"share": round(inside / n, 3), "counted": n} for rule, (n, inside, *_) in fit.held.items() if n
+                band: {"share": round(inside / n, 3), "counted": n} for band, (n, inside, *_) in fit.held.items() if n
             },
             "off": fit.off,
             "stretch": fit.bands,
@@ -193,8 +193,8 @@ def fitness_lines(values: Iterable[Mapping[str, Any]]) -> list[str]:
             named = ", ".join(f"{c} {value['drift'][c]:g} (limit {limit:g})" for c, limit in value["drifted"].items())
             drift = f"DRIFTED: {named}"
         held = ", ".join(
-            f"{rule} {of['share']:.0%} of {of['counted']}" + (" (OFF)" if rule in value["off"] else "")
-            for rule, of in value["coverage"].items()
+            f"{band} {of['share']:.0%} of {of['counted']}" + (" (OFF)" if band in value["off"] else "")
+            for band, of in value["coverage"].items()
         )
         lines.append(
             f"  {value['house']}, flock {value['flock']}: {drift}" + (f"; within p10 to p90: {held}" if held else "")

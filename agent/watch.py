@@ -536,7 +536,7 @@ class HouseWatch:
         for name, band, evidence in expected:
             rule = self._rule(name)
             if rule is not None and evidence.over_s is not None and self._applies(rule, at):
-                self.fitness.hold(name, evidence, timedelta(seconds=evidence.over_s), at)
+                self.fitness.hold(band, evidence, timedelta(seconds=evidence.over_s), at)
                 self._learn(name, band, evidence)
         self.fitness.predict(predictions)
 

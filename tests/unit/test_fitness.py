@@ -178,6 +178,18 @@ def test_an_hour_is_counted_once_however_often_the_model_runs(reference: Referen
     assert flock.held["trend-water"][:2] == (1, 1)
 
 
+def test_three_days_are_counted_once_in_three_days_and_each_output_by_itself(reference: Reference) -> None:
+    fitness = Fitness("house1", DAYS, {MODEL: reference})
+    for hour in range(12 * 24 + 1):
+        at = START + hour * HOUR
+        fitness.turn(MODEL, "A1", at)
+        fitness.hold("slow/3d", evidence(inside=True), 3 * DAY, at)
+        fitness.hold("fast/1d", evidence(inside=False), DAY, at)
+    [flock] = [fit for fit in fitness.take()[0] if isinstance(fit, FitFlock)]
+    assert flock.held["slow/3d"][:2] == (4, 4)
+    assert flock.held["fast/1d"][:2] == (12, 0)
+
+
 def predicted(at: datetime, horizon: str, target_at: datetime, p50: float) -> Prediction:
     version = MODEL.partition("/")[2]
     return Prediction("house1", "A1", at, 30, "weight_g", target_at, horizon, p50 - 50, p50, p50 + 50, "usual", version,
