@@ -384,7 +384,7 @@ def farms_for(*, tiny: bool) -> tuple[Farms, Farms]:
         flocks * CYCLE_DAYS,
         SEED,
         restock=True,
-        step_s=STEP_S,
+        step_s=3600 if tiny else STEP_S,
         fault_share=FAULT_SHARE,
     )
     return farms, replace(farms, ranges="validation", count=by)
