@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from agent.clock import FarmDays
-from agent.domain import RULE_KINDS, HouseState, Kind, SeriesKey, Severity
+from agent.domain import RULE_KINDS, About, HouseState, Kind, SeriesKey, Severity
 from agent.errors import ConfigError
 from agent.signals import Signal, base_of, signal_of
 
@@ -42,6 +42,14 @@ def _not_ours(name: str) -> str:
     return name
 
 
+def _plain_topic(topic: str) -> str:
+    if not re.fullmatch(r"[^+#/\s$][^+#/\s]*(/[^+#/\s]+)*", topic):
+        message = "must be plain topic levels such as flockwatch or farm/flockwatch, without +, # or spaces"
+        raise ValueError(message)
+    return topic
+
+
+PlainTopic = Annotated[str, AfterValidator(_plain_topic)]
 Name = Annotated[str, AfterValidator(_checked_name)]
 HouseName = Annotated[Name, AfterValidator(_not_ours)]
 Positive = Annotated[float, Field(gt=0)]
@@ -92,6 +100,11 @@ class Data(Section):
         return self.directory / "sync.db"
 
     @property
+    def post_db(self) -> Path:
+        """What the courier has to tell people, and has told."""
+        return self.directory / "post.db"
+
+    @property
     def lake(self) -> Path:
         """The local lake: sealed Parquet objects."""
         return self.directory / "lake"
@@ -113,15 +126,8 @@ class Mqtt(Section):
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
-    topic_prefix: str = "flockwatch"
-
-    @field_validator("topic_prefix")
-    @classmethod
-    def _is_plain(cls, prefix: str) -> str:
-        if not re.fullmatch(r"[^+#/\s$][^+#/\s]*(/[^+#/\s]+)*", prefix):
-            message = "must be plain topic levels such as flockwatch or farm/flockwatch, without +, # or spaces"
-            raise ValueError(message)
-        return prefix
+    topic_prefix: PlainTopic = "flockwatch"
+    home_assistant: PlainTopic | Literal[""] = ""  # the discovery prefix of Home Assistant; "": it is told nothing
 
     @model_validator(mode="after")
     def _pairs(self) -> Mqtt:
@@ -275,6 +281,76 @@ class Warnings(Section):
         return rules
 
 
+class Controller(Section):
+    """A controller that confirms what it is told; that it does not is a warning itself."""
+
+    name: HouseName
+    houses: tuple[HouseName, ...] = ()  # (): it confirms for all
+    confirms: Literal["severity", "warning"] = "severity"
+    within_s: Annotated[int, Field(ge=2, le=3_600)] = 30
+    drill: bool = False  # it also confirms drills
+
+
+class Notify(Section):
+    """Somebody, or something, that is told of warnings besides the retained topics."""
+
+    name: HouseName
+    by: Literal["email", "webhook", "topic"]
+    to: Annotated[str, Field(min_length=1, max_length=500)]  # an address, a URL, or a topic
+    min_severity: Annotated[Severity, Field(ge=Severity.WARNING)] = Severity.WARNING
+    houses: tuple[HouseName, ...] = ()  # (): all, and the site's own
+    about: tuple[About, ...] = ()  # (): all
+    when: Literal["raised", "unconfirmed"] = "raised"
+    ends: bool = True
+    quiet_from: time | None = None
+    quiet_until: time | None = None
+    body: dict[str, str] = {}  # of a webhook
+    form: bool = False
+    token_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Notify:
+        if (self.quiet_from is None) != (self.quiet_until is None):
+            message = "quiet_from and quiet_until belong together: give both, or neither"
+            raise ValueError(message)
+        if self.by == "topic" and self.quiet_from is not None:
+            message = "quiet hours are for people; a topic is told at once: take quiet_from and quiet_until out"
+            raise ValueError(message)
+        if self.by != "webhook" and (self.body or self.form or self.token_file):
+            message = f'body, form and token_file are for by = "webhook", this is {self.by!r}'
+            raise ValueError(message)
+        wrong = {
+            "email": not re.fullmatch(r"[^@\s,;<>]+@[^@\s,;<>]+", self.to),
+            "webhook": not re.match(r"https?://[^/\s]", self.to),
+            "topic": not re.fullmatch(r"[^+#\s$][^+#\s]*", self.to),
+        }
+        if wrong[self.by]:
+            is_to = {"email": "one address", "webhook": "an http:// or https:// address", "topic": "one plain topic"}
+            message = f"to must be {is_to[self.by]} (it says {self.to!r})"
+            raise ValueError(message)
+        return self
+
+
+class Email(Section):
+    """The mail server that letters go by."""
+
+    host: str | None = None
+    port: Annotated[int, Field(ge=1, le=65_535)] = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    username: str = ""
+    password_file: Path | None = None
+    ca_file: Path | None = None
+    sender: str = ""  # "": flockwatch@<site id>
+
+
+class Drills(Section):
+    """When the way of a warning is tried by itself."""
+
+    every_days: Annotated[int, Field(ge=0, le=90)] = 0  # 0: only when somebody asks
+    at: time = time(10, 0)
+    within_s: Annotated[int, Field(ge=5, le=600)] = 30
+
+
 class SyncSettings(Section):
     """The courier."""
 
@@ -305,6 +381,10 @@ class Config(Section):
     store: StoreSettings = StoreSettings()
     models: Models = Models()
     warnings: Warnings = Warnings()
+    controller: Annotated[tuple[Controller, ...], Field(max_length=64)] = ()
+    notify: Annotated[tuple[Notify, ...], Field(max_length=32)] = ()
+    email: Email = Email()
+    drill: Drills = Drills()
     sync: SyncSettings = SyncSettings()
 
     @field_validator("house")
@@ -315,6 +395,21 @@ class Config(Section):
             message = f"house id {min(doubled)!r} stands twice"
             raise ValueError(message)
         return houses
+
+    @model_validator(mode="after")
+    def _can_tell(self) -> Config:
+        for what, named in (("controller", self.controller), ("notify", self.notify)):
+            names = [one.name for one in named]
+            if doubled := {name for name in names if names.count(name) > 1}:
+                message = f"{what} name {min(doubled)!r} stands twice"
+                raise ValueError(message)
+            if unknown := {house for one in named for house in one.houses} - {house.id for house in self.house}:
+                message = f"{what} names house {min(unknown)!r}, of which there is no [[house]]"
+                raise ValueError(message)
+        if self.email.host is None and any(one.by == "email" for one in self.notify):
+            message = "notify by email needs [email] host, the mail server"
+            raise ValueError(message)
+        return self
 
     def signal(self, key: SeriesKey) -> Signal:
         """Return what is known of a signal in its house: the catalogue's entry with the house's word on it."""

@@ -14,9 +14,10 @@
     │   └── StoreUnwritable   its disk takes nothing: read-only, failing, without rights
     │       └── StoreFull     the disk is full
     ├── BrokerError           the MQTT broker cannot be used as configured
-    └── CloudError            the object store
-        ├── CloudUnreachable  worth another try later
-        └── CloudRefused      a retry will not help: rights, bucket, name
+    ├── CloudError            the object store
+    │   ├── CloudUnreachable  worth another try later
+    │   └── CloudRefused      a retry will not help: rights, bucket, name
+    └── PostError             a letter to a person did not arrive; worth another try later
 """
 
 
@@ -82,3 +83,7 @@ class CloudUnreachable(CloudError):
 
 class CloudRefused(CloudError):
     """The object store said no; another try will not help until something is changed."""
+
+
+class PostError(FlockwatchError):
+    """A letter did not arrive: no server, no answer, or one that says "later"; worth another try."""

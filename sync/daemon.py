@@ -22,8 +22,10 @@ from agent.store import StoreReader
 from agent.wear import WearMeter, written_bytes
 from sync.cloud import open_cloud, status_key
 from sync.ladder import Ladder, room_on_disk
-from sync.lane import Carried, Failed, Lane, Note
+from sync.lane import Carried, Failed, Lane, Note, bring
 from sync.outbox import SEALED_STREAMS, URGENT, Outbox
+from sync.postbox import Postbox
+from sync.postman import Postman
 from sync.retry import Link
 from sync.wire import GatewayStatus, LakeStatus, StreamStatus
 
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from agent.clock import Clock
     from agent.config import Config
     from sync.cloud import Cloud
-    from sync.outbox import Watermark
+    from sync.outbox import Parcel, Watermark
+
+    Load = Parcel | Note
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +59,11 @@ class Courier:
         self._clock = clock
         self._store = store
         self._outbox = outbox
-        self._reports: SimpleQueue[Carried | Failed] = SimpleQueue()
-        self._lanes = {
-            urgent: Lane("urgent" if urgent else "bulk", cloud, self._reports) for urgent in (True, False) if cloud
-        }
+        self._reports: SimpleQueue[Carried[Load, CloudError] | Failed[Load, CloudError]] = SimpleQueue()
+        self._lanes: dict[bool, Lane[Load, CloudError]] = {}
+        if cloud is not None:
+            for urgent, name in ((True, "urgent"), (False, "bulk")):
+                self._lanes[urgent] = Lane(name, partial(bring, cloud), self._reports, CloudError)
         self.link = Link()
         self._interval = timedelta(seconds=config.sync.interval_s)
         bulk = [mark.sealed_at_ms for mark in outbox.watermarks() if mark.stream in BULK]
@@ -234,7 +239,7 @@ class Courier:
         except Empty:
             return
 
-    def _take_note(self, report: Carried | Failed) -> None:
+    def _take_note(self, report: Carried[Load, CloudError] | Failed[Load, CloudError]) -> None:
         now = self._clock.monotonic()
         if isinstance(report, Failed):
             if said := self.link.failed(report.error, now):
@@ -352,13 +357,26 @@ def _carry_on(config: Config, clock: Clock, cloud: Cloud | None, stop: threading
         outbox = stack.enter_context(Outbox.open(config.data.sync_db, config.data.lake, store, config.site.id))
         courier = Courier(config, clock, store, outbox, cloud)
         stack.callback(courier.finish)
+        postman = _postman(config, clock, store, outbox, stack)
         log.info("carrying for %s to %s", store.gateway, config.sync.url or "the local lake only")
         while not stop.is_set():
             courier.turn()
+            if postman is not None:
+                postman.turn()
             notifier.watchdog()
             if _files_of(config.data.house_db) != opened:
                 log.warning("%s was replaced; going on with the new one", config.data.house_db)
                 return
+
+
+def _postman(config: Config, clock: Clock, store: StoreReader, outbox: Outbox, stack: ExitStack) -> Postman | None:
+    """Return who tells people; None where nobody is to be told."""
+    if all(to.by == "topic" for to in config.notify):
+        return None
+    box = stack.enter_context(Postbox.open(config.data.post_db))
+    postman = Postman(config, clock, store, box, outbox.record)
+    stack.callback(postman.close, STOP_S)
+    return postman
 
 
 def _wait_for_store(config: Config, stop: threading.Event, notifier: Notifier) -> StoreReader | None:

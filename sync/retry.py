@@ -1,7 +1,8 @@
-"""Trying again: the only place that waits for a cloud, and the only one that decides how long.
+"""Trying again: the only place that waits for a cloud or a mail server, and the only one that decides how long.
 
-A try that fails because the cloud does not answer, or refuses, is repeated for ever with exponential waits and full
-jitter (a thousand gateways do not come back in the same second); what happened is said once per change, not per try.
+A try that fails because the other side does not answer, or refuses, is repeated for ever with exponential waits and
+full jitter (a thousand gateways do not come back in the same second); what happened is said once per change, not per
+try.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from tenacity import Retrying, retry_if_exception_type, stop_when_event_set, wait_random_exponential
 
-from agent.errors import CloudError, CloudRefused
+from agent.errors import CloudError, CloudRefused, FlockwatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 LONGEST_WAIT_S = 60.0  # also the longest that a link may be back unnoticed; one try costs less than 1 kB
 
 T = TypeVar("T")
+E = TypeVar("E", bound=FlockwatchError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +49,20 @@ class Nudge:
             self._now.clear()
 
 
-def persist(attempt: Callable[[], T], nudge: Nudge, failed: Callable[[CloudError], None]) -> T:
-    """Call ``attempt`` until it no longer raises a CloudError; call ``failed`` after each time that it did.
+def persist(attempt: Callable[[], T], nudge: Nudge, failed: Callable[[E], None], on: type[E]) -> T:
+    """Call ``attempt`` until it no longer raises ``on``; call ``failed`` after each time that it did.
 
     Raises:
-        CloudError: it still failed when the nudge said stop.
+        FlockwatchError: it still failed, by ``on``, when the nudge said stop.
     """
 
     def tell(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None
-        if isinstance(error, CloudError):
+        if isinstance(error, on):
             failed(error)
 
     retrying = Retrying(
-        retry=retry_if_exception_type(CloudError),
+        retry=retry_if_exception_type(on),
         wait=wait_random_exponential(multiplier=1, max=LONGEST_WAIT_S),
         stop=stop_when_event_set(nudge._stop),  # noqa: SLF001  # the two halves of one mechanism
         sleep=nudge.wait,

@@ -22,7 +22,7 @@ def test_it_is_tried_until_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
             raise result
         return result
 
-    assert persist(attempt, Nudge(), failures.append) == "done"
+    assert persist(attempt, Nudge(), failures.append, CloudError) == "done"
     assert [str(failure) for failure in failures] == ["one", "two"]
 
 
@@ -35,7 +35,7 @@ def test_a_mistake_of_ours_is_not_tried_again() -> None:
         raise KeyError
 
     with pytest.raises(KeyError):
-        persist(attempt, Nudge(), lambda _error: None)
+        persist(attempt, Nudge(), lambda _error: None, CloudError)
     assert calls == 1
 
 
@@ -49,7 +49,7 @@ def test_stop_ends_a_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     timer = threading.Timer(0.05, nudge.stop)
     timer.start()
     with pytest.raises(CloudUnreachable):
-        persist(attempt, nudge, lambda _error: None)
+        persist(attempt, nudge, lambda _error: None, CloudError)
     timer.join()
 
 
@@ -66,7 +66,7 @@ def test_a_nudge_makes_the_next_try_come_at_once(monkeypatch: pytest.MonkeyPatch
             raise CloudUnreachable
         return tries
 
-    assert persist(attempt, nudge, lambda _error: None) == 3
+    assert persist(attempt, nudge, lambda _error: None, CloudError) == 3
 
 
 def test_the_link_is_said_to_be_down_once_and_up_once() -> None:
