@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from agent.bus import Bus
-    from agent.domain import Opinion, Prediction, Score
+    from agent.domain import Opinion, Prediction, Score, WarningEvent
     from agent.topics import Topics
     from agent.watch import HouseWatch, Outcome
 
@@ -32,6 +32,7 @@ class Board:
         self._predicted: dict[str, bytes] = {}
         self._scores: dict[tuple[str, str], dict[str, Score]] = {}  # by house and model: of each sensor the newest
         self._raised: set[str] = set()  # warnings that another one has shown
+        self.standing: list[WarningEvent] = []  # what was shown last
         self._heartbeat_due = monotonic
 
     def take_over(self, before: Board) -> None:
@@ -74,12 +75,14 @@ class Board:
     def _wanted(self, watches: Sequence[HouseWatch], at: datetime) -> dict[str, bytes]:
         """Return every retained topic that should stand now, with its payload."""
         wanted = dict(self._predicted)
+        self.standing = []
         for watch in watches:
             if watch.life.flock is None:
                 for target in self._targets:  # of birds that are gone nothing is to be expected
                     wanted[self._topics.prediction(watch.house, target)] = b""
             wanted[self._topics.severity(watch.house)] = b"%d" % watch.severity()
             for event in watch.shown(at):
+                self.standing.append(event)
                 wanted[self._topics.warning(watch.house, event.standing.rule)] = json.dumps(alert(event)).encode()
         return wanted
 

@@ -23,6 +23,7 @@ from agent.clock import SimulatedClock
 from agent.dialects import Decoder, Refusal
 from agent.domain import (
     PUBLISHED_STATES,
+    About,
     Doubt,
     Event,
     FlockChange,
@@ -44,9 +45,11 @@ from agent.predict import Predictor
 from agent.probe import WITHIN_S, rehearse
 from agent.quality import Known, QualityJudge
 from agent.readings import EMPTY, HouseSplitter, joined
+from agent.receipts import Receipts
 from agent.shadow import Shadows
-from agent.site import STORE, SiteWarnings, Trouble
+from agent.site import RECEIPT, STORE, SiteWarnings, Trouble
 from agent.store import PRUNE_ROWS, RESERVE_BYTES, is_nearly_full, sync_notes
+from agent.telling import Telling
 from agent.timekeeper import Timekeeper, steady
 from agent.topics import Topics
 from agent.watch import GRID, HouseWatch, judge_instant
@@ -116,6 +119,8 @@ class Agent:
         targets = {output.target for manifest in of_flocks for output in manifest.output}
         self.board = Board(bus, self.topics, targets, clock.monotonic())
         self.orders = Orders(config, store, self._watch_of, self._begin_sensor_anew, self.calibration)
+        self.receipts = Receipts(config.controller, [house.id for house in config.house])
+        self.telling = Telling(config)
         self._splitter = HouseSplitter()
         self._connection = 0
         self._lost_sessions = 0
@@ -216,6 +221,7 @@ class Agent:
         readings = self._append(messages)  # one transaction, on the disk when it returns; only new rows come back
         self._wait_or_observe(readings)  # each house takes what is its own, at the latest before it is judged
         self._obey(messages)
+        self._hear_receipts(messages)
         if self.bus.acknowledge(messages):  # only now may the broker forget them
             self.store.acknowledged()
         self._held, self._stored = [], 0  # whatever fails from here on, these need not be taken again
@@ -245,7 +251,7 @@ class Agent:
 
     def _append(self, messages: Sequence[Message]) -> Readings:
         # of messages that were held, the first ones may be stored already: by the time of arrival they look new
-        sensors = [message for message in messages[self._stored :] if self.topics.command(message.topic) is None]
+        sensors = [message for message in messages[self._stored :] if not self.topics.is_ours(message.topic)]
         decoded = self.decoder.decode(
             self.time.restamped(sensors),
             clock_trusted=self.clock.is_trusted(),
@@ -528,6 +534,37 @@ class Agent:
         self.site.show(self.bus, self.topics, anew=self.bus.connection != self._site_connection)
         self._site_connection = self.bus.connection
 
+    def _look_for_receipts(self, monotonic: float) -> None:
+        """Say, as a warning of the whole site, which controller does not confirm what it is told."""
+        severities = {watch.house: int(watch.severity()) for watch in self.watches}
+        self.receipts.look(self.board.standing, severities, monotonic, is_connected=self.bus.is_connected)
+        for controller in self.config.controller:
+            is_proven, missing = self.receipts.state(controller.name)
+            if is_proven is None:
+                continue
+            trouble = (
+                None
+                if missing is None
+                else Trouble(
+                    missing.severity,
+                    "a controller does not hear warnings",
+                    f"The controller {controller.name} has not confirmed within {controller.within_s} s. {missing.text}",
+                    "See whether the controller runs and is connected to the broker.",
+                )
+            )
+            if trouble is None and not is_proven:
+                continue  # what it missed is over, and nothing says that it would hear the next one
+            event = self.site.judge(
+                f"{RECEIPT}-{controller.name}",
+                trouble,
+                self.clock.now(),
+                about=About.EQUIPMENT,
+                over=f"The controller {controller.name} confirms what it is told again.",
+            )
+            if event is not None:
+                self._said.append(event)
+                log.warning("%s: %s; %s", event.standing.rule, event.standing.state, event.text)
+
     def _trouble(self) -> Trouble | None:
         if not self.store.is_lasting or self.failing_s >= HOLD_S:
             return Trouble(
@@ -597,6 +634,17 @@ class Agent:
                 answer = self.orders.obey(place, message, self.clock.now())
             self._answers.append((message.topic.removesuffix("command") + "response", answer.encode()))
 
+    def _hear_receipts(self, messages: Sequence[Message]) -> None:
+        """Take what controllers confirm; a receipt that somebody left at the broker proves nothing."""
+        for message in messages:
+            place = self.topics.receipt(message.topic)
+            if place is None:
+                continue
+            if message.retain:
+                self.health.retained_ignored += 1
+            elif (why := self.receipts.hear(*place, message.payload, message.received_monotonic)) is not None:
+                self.health.rejected[why] += 1
+
     def _begin_sensor_anew(self, house: str, signal: str, at: datetime) -> None:
         """Forget what was learnt of a sensor that was replaced."""
         ended = [*self.quality.begin_anew(house, signal, at), *self.peers.begin_anew(house, signal, at)]
@@ -617,11 +665,14 @@ class Agent:
         if not self.grid.is_behind:  # else what stands is history, and history raises no stale alert
             self._connection = self.bus.connection
             self.board.show(self.watches, self.grid.last, monotonic, anew=anew)
+            self._look_for_receipts(monotonic)
+            self.telling.turn(self.store, self.bus, self.clock.now())
         if anew or monotonic >= self._health_due:
             self._health_due = monotonic + HEALTH_EVERY_S
             self._see_quarantine()
             self._see_disk()
             self._see_models()
+            self.degrade("post", self.telling.trouble())
             value = self.health_value("online")
             self.bus.publish(self.topics.health, json.dumps(value).encode(), retain=True)
             self.store.record(health=value, time=self.time.known(), wear=self._wear.kept())
@@ -809,6 +860,8 @@ def run(config: Config, clock: Clock) -> int:
         decoder = Decoder(config)
         topics = Topics(config.mqtt.topic_prefix, config.site.id)
         subscriptions = [*decoder.subscriptions, *((topic, 1) for topic in topics.commands)]
+        if config.controller:
+            subscriptions.append((topics.receipts, 1))
         bus = Bus(config.mqtt, config.client_id, subscriptions, health_topic=topics.health, clock=clock)
 
         def make_agent(store: Store | Unstored) -> Agent:

@@ -40,7 +40,7 @@ class Decision:
 
 
 def decide(
-    row: Mapping[str, Any], to: Notify, zone: ZoneInfo, now: datetime, *, was_told: bool, stands: bool
+    row: Mapping[str, Any], to: Notify, zone: ZoneInfo, now: datetime, *, told_text: str | None, stands: bool
 ) -> Decision:
     """Decide about one change and one recipient.
 
@@ -49,16 +49,16 @@ def decide(
         to: the recipient.
         zone: the farm's time zone, of its quiet hours.
         now: the farm's time.
-        was_told: the recipient was told of this warning (its ``id``) before, or is to be.
+        told_text: what the recipient was told of this warning (its ``id``) last, or is to be; None: nothing.
         stands: the warning stands now: then it is told however long nobody could be.
     """
     if row["state"] == WarningState.NORMAL.value:
         is_end = row["before"] in {state.value for state in PUBLISHED_STATES}
-        if not (is_end and was_told):
+        if not is_end or told_text is None:
             return Decision(tell=False, reason="not_told_before" if is_end else "never_raised")
         if not to.ends:
             return Decision(tell=False, reason="ends_not_wanted")
-    elif (why := _why_not_raised(row, to)) is not None:
+    elif (why := _why_not_raised(row, to, told_text)) is not None:
         return Decision(tell=False, reason=why)
     if now - from_ms(row["at"]) > TELL_WITHIN and not stands:
         return Decision(tell=False, reason="too_old")
@@ -70,12 +70,12 @@ def decide(
     return Decision(tell=True, reason="at_once", due=now)
 
 
-def _why_not_raised(row: Mapping[str, Any], to: Notify) -> str | None:
+def _why_not_raised(row: Mapping[str, Any], to: Notify, told_text: str | None) -> str | None:
     """Return why a change is no rise of a warning that concerns the recipient; None where it is one."""
     if row["state"] != WarningState.ACTIVE.value:
         return "not_active"
-    is_again = row["before"] == WarningState.ACTIVE.value and row["house"] != SITE
-    if is_again and row["reason"] != Reason.SEVERITY_ROSE.value:
+    is_news = row["reason"] == Reason.SEVERITY_ROSE.value or (row["house"] == SITE and row["text"] != told_text)
+    if row["before"] == WarningState.ACTIVE.value and not is_news:
         return "told_already"
     is_unconfirmed = row["rule"].partition("-")[0] == UNCONFIRMED
     if to.when == "unconfirmed" and not is_unconfirmed:

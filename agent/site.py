@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SITE = "_site"
 STORE = "store"  # the rule: is what comes in kept?
+RECEIPT = "receipt"  # the kind of the rules receipt-<controller>: does it confirm what it is told?
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,19 @@ class SiteWarnings:
         self._events: dict[str, WarningEvent] = {}
         self._shown: dict[str, bytes] = {}
 
-    def judge(self, rule: str, trouble: Trouble | None, at: datetime) -> WarningEvent | None:
-        """Return the transition where ``trouble`` is news, to be recorded; None where it is not."""
+    def judge(
+        self,
+        rule: str,
+        trouble: Trouble | None,
+        at: datetime,
+        *,
+        about: About = About.DATA,
+        over: str = "What comes in is kept again.",
+    ) -> WarningEvent | None:
+        """Return the transition where ``trouble`` is news, to be recorded; None where it is not.
+
+        ``over`` is said when there is no trouble any more.
+        """
         before = self._standings.get(rule) or Standing(rule, SITE)
         is_active = before.state is WarningState.ACTIVE
         no_causes: tuple[Cause, ...] = ()
@@ -47,7 +59,7 @@ class SiteWarnings:
             if not is_active:
                 return None
             after = replace(before, state=WarningState.NORMAL, updated_at=at, reason=Reason.BACK_IN_BAND)
-            text, causes, check_first = "What comes in is kept again.", no_causes, ""
+            text, causes, check_first = over, no_causes, ""
         else:
             told = self._events.get(rule)
             if is_active and told is not None and told.text == trouble.text:
@@ -67,7 +79,7 @@ class SiteWarnings:
             )
             text, causes, check_first = trouble.text, (Cause(trouble.cause),), trouble.check_first
         reason = after.reason or Reason.LIMIT_CROSSED
-        event = WarningEvent(at, before.state, after, reason, About.DATA, None, None, text, causes, check_first)
+        event = WarningEvent(at, before.state, after, reason, about, None, None, text, causes, check_first)
         self._standings[rule], self._events[rule] = after, event
         return event
 

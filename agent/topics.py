@@ -10,6 +10,7 @@ class Topics:
         self._root = f"{prefix}/{site}"
         self.health = f"{self._root}/health"
         self.commands = (f"{self._root}/+/flock/command", f"{self._root}/+/warning/+/command")
+        self.receipts = f"{self._root}/+/receipt/+"
 
     def warning(self, house: str, rule: str) -> str:
         """Return where the alert of one rule stands."""
@@ -22,6 +23,15 @@ class Topics:
     def prediction(self, house: str, target: str) -> str:
         """Return where the newest prediction of a target stands."""
         return f"{self._root}/{house}/prediction/{target}"
+
+    def is_ours(self, topic: str) -> bool:
+        """Tell whether a topic is below our own root, where no sensor speaks."""
+        return topic.startswith(self._root + "/")
+
+    def receipt(self, topic: str) -> tuple[str, str] | None:
+        """Return the house and the controller of a receipt's topic."""
+        place = topic[len(self._root) + 1 :].split("/") if self.is_ours(topic) else []
+        return (place[0], place[2]) if len(place) == 3 and place[1] == "receipt" else None
 
     def command(self, topic: str) -> list[str] | None:
         """Return what a command's topic names after the site: ``[house, "flock"]`` or ``[house, "warning", rule]``."""

@@ -144,11 +144,15 @@ class Postbox:
                 )
             self._set(f"position {generation}", str(seq))
 
-    def was_told(self, recipient: str, warning: str) -> bool:
-        """Tell whether a recipient was told of a warning, or is to be."""
-        query = "SELECT 1 FROM notices WHERE recipient = ? AND warning = ? AND refused IS NULL LIMIT 1"
+    def told_text(self, recipient: str, warning: str) -> str | None:
+        """Return what a recipient was told of a warning last, or is to be; None where that is nothing."""
+        query = (
+            "SELECT json_extract(document, '$.text') FROM notices"
+            " WHERE recipient = ? AND warning = ? AND refused IS NULL ORDER BY seq DESC LIMIT 1"
+        )
         with named_errors(self._path, "look up what was told"):
-            return self._db.execute(query, (recipient, warning)).fetchone() is not None
+            found = self._db.execute(query, (recipient, warning)).fetchone()
+        return None if found is None else str(found[0])
 
     # --- what goes out
 

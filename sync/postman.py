@@ -124,10 +124,9 @@ class Postman:
         now, zone = self._clock.now(), self._config.site.days.zone
         found = []
         for name, to in self._recipients.items():
-            was_told = self._box.was_told(name, row["id"]) or any(
-                (notice.recipient, notice.row["id"]) == (name, row["id"]) for notice in taken
-            )
-            decision = decide(row, to, zone, now, was_told=was_told, stands=row["id"] in standing)
+            taken_up = (n.row["text"] for n in reversed(taken) if (n.recipient, n.row["id"]) == (name, row["id"]))
+            told_text = next(taken_up, None) or self._box.told_text(name, row["id"])
+            decision = decide(row, to, zone, now, told_text=told_text, stands=row["id"] in standing)
             if decision.tell and decision.due is not None:
                 is_critical = row["severity"] >= Severity.CRITICAL
                 found.append(Notice(name, row, to_ms(decision.due), is_critical, decision.reason))

@@ -106,6 +106,14 @@ class Unstored:
         """Know no answers."""
         return None
 
+    def told_seq(self) -> int:
+        """Know of nothing that was told."""
+        return 0
+
+    def changes_after(self, _seq: int, _limit: int) -> list[dict[str, Any]]:
+        """Know no warnings."""
+        return []
+
     def last_raised(self, _house: str, _rule: str) -> dict[str, Any] | None:
         """Know no warnings."""
         return None

@@ -41,6 +41,8 @@ from agent.store.rows import (
     INSERT_SHADOW_PREDICTION,
     INSERT_SHADOW_WARNING,
     INSERT_WARNING,
+    LAKE_COLUMNS,
+    LAKE_ROWS,
     NEWEST_OF_HOUSE,
     REPLACE_BUCKET,
     REPLACE_FIT_DAY,
@@ -56,6 +58,7 @@ from agent.store.rows import (
     fit_day_row,
     fit_flock_row,
     flock_row,
+    lake_warning,
     last_raised,
     last_seq_of,
     meta_of,
@@ -465,6 +468,7 @@ class Store:
         time: KnownTime | None = None,
         windows_rebuilt: bool = False,
         wear: str | None = None,
+        told_seq: int | None = None,
         fitness: Sequence[FitDay | FitFlock] = (),
         shadow_warnings: Sequence[WarningEvent] = (),
         shadow_standings: Sequence[Standing] = (),
@@ -488,6 +492,7 @@ class Store:
             time: what is known of the time, for the next start.
             windows_rebuilt: ``buckets`` and ``observed_seq`` finish a correction of the time: see ``forget_windows``.
             wear: what ``agent.wear`` keeps.
+            told_seq: up to which row of ``warnings`` the topics of ``[[notify]]`` were told.
             fitness: how models fit houses; each replaces what was stored of its day or flock.
             shadow_warnings: the transitions that shadow bundles would have brought.
             shadow_standings: where rules would stand by them.
@@ -509,6 +514,8 @@ class Store:
             meta |= {"presumed_ms": str(time.presumed_ms), "known_good_ms": str(time.known_good_ms)}
         if wear is not None:
             meta["wear"] = wear
+        if told_seq is not None:
+            meta["told_seq"] = str(told_seq)
         numbers = [(rhythm, self._series[key]) for key, rhythm in (rhythms or {}).items() if key in self._series]
         work: list[tuple[str, Sequence[Sequence[object]]]] = [
             (INSERT_WARNING, [warning_row(event) for event in warnings]),
@@ -556,6 +563,27 @@ class Store:
         with named_errors(self._path, "look up a command"):
             found = self._db.execute("SELECT answer FROM commands WHERE id = ?", (command_id,)).fetchone()
         return None if found is None else str(found[0])
+
+    def told_seq(self) -> int:
+        """Return up to which row of ``warnings`` the topics of ``[[notify]]`` were told.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        with named_errors(self._path, "look up what was told"):
+            found = self._db.execute("SELECT value FROM meta WHERE key = 'told_seq'").fetchone()
+            return int(found[0]) if found else 0
+
+    def changes_after(self, seq: int, limit: int) -> list[dict[str, Any]]:
+        """Return up to ``limit`` rows of ``warnings`` after ``seq``, in the columns of the lake, times as integer ms.
+
+        Raises:
+            StoreError: the database cannot be read.
+        """
+        names = [name for name, _ in LAKE_COLUMNS["warnings"]]
+        with named_errors(self._path, "read warnings"):
+            found = self._db.execute(LAKE_ROWS["warnings"] + " LIMIT ?", (seq + 1, 2**62, limit)).fetchall()
+        return [dict(zip(names, lake_warning(*row), strict=True)) for row in found]
 
     def last_raised(self, house: str, rule: str) -> dict[str, Any] | None:
         """Return the newest row of the last warning that a rule raised, over or not; None where none is here any more.

@@ -923,3 +923,54 @@ def test_what_the_agent_writes_in_a_day_is_known_after_a_restart(site: Site) -> 
     assert isinstance(wear, dict)
     assert wear["bytes_per_day"] is not None
     assert status_value(site.config)["wear"]["card_years"] > 0
+
+
+# --- whoever else is told
+
+
+def test_a_change_of_a_warning_is_told_once_to_each_topic_that_wants_it(make_site: Callable[..., Site]) -> None:
+    hears = {"name": "plc", "by": "topic", "to": "plant/alarms"}
+    misses = {"name": "other", "by": "topic", "to": "plant/critical", "min_severity": 4}
+    site = make_site(notify=[hears, misses])
+    silent_site(site)
+    site.turn()
+    site.restart()
+    site.minutes(2)
+    (said,) = site.bus.on("plant/alarms")
+    assert (said["rule"], said["state"], said["house"]) == ("silent", "active", "house1")
+    assert (said["at"][-1], said["causes"] is not None) == ("Z", True)
+    assert site.bus.on("plant/critical") == []
+
+
+def test_a_controller_that_does_not_confirm_is_a_warning_until_it_does(make_site: Callable[..., Site]) -> None:
+    site = make_site(controller=[{"name": "panel1", "houses": ["house2"], "within_s": 30}])
+    receipt, topic = f"{ROOT}/house2/receipt/panel1", f"{ROOT}/_site/warning/receipt-panel1"
+    for _ in range(3):
+        site.turn(site.message(receipt, b"0"))
+        site.minutes(1)
+    assert site.bus.on(topic) == []
+    site.turn(site.message(receipt, b"0", retain=True))  # somebody left it there: it proves nothing
+    site.minutes(2)
+    told = site.bus.on(topic)[-1]
+    assert (told["state"], told["severity"], told["about"]) == ("active", 3, "equipment")
+    assert told["text"].startswith("The controller panel1 has not confirmed within 30 s. house2: nothing was heard")
+    site.restart()
+    site.minutes(1)
+    assert site.agent.site._standings["receipt-panel1"].state is WarningState.ACTIVE  # nobody knows better yet
+    site.turn(site.message(receipt, b"0"))
+    site.turn()
+    assert site.bus.on(topic)[-2]["text"] == "The controller panel1 confirms what it is told again."
+    assert site.bus.retained[topic] == b""
+    assert site.rows("warnings")["rule"].count("receipt-panel1") == 2
+
+
+def test_that_nobody_tells_people_is_seen_in_health(make_site: Callable[..., Site]) -> None:
+    site = make_site(notify=[{"name": "sms", "by": "webhook", "to": "https://sms.example/"}])
+    site.turn()
+    assert "is flockwatch-sync running" in site.agent.health.degraded["post"]
+    with closing(sqlite3.connect(site.config.data.post_db)) as db:
+        db.execute("CREATE TABLE meta (key, value)")
+        db.execute("INSERT INTO meta VALUES ('trouble', ?)", (json.dumps({"sms": {"since": "now", "why": "503"}}),))
+        db.commit()
+    site.minutes(2)
+    assert site.agent.health.degraded["post"] == "sms since now: 503"

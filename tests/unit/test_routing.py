@@ -60,6 +60,7 @@ TABLE: list[tuple[dict[str, Any], Notify, bool, str]] = [
     ({}, anna(when="unconfirmed"), False, "only_unconfirmed"),
     (MISSED, anna(when="unconfirmed"), False, "at_once"),
     ({**MISSED, "before": "active", "reason": "limit_crossed"}, anna(when="unconfirmed"), True, "at_once"),
+    ({**MISSED, "before": "active", "reason": "limit_crossed", "text": "Told."}, anna(), True, "told_already"),
 ]
 
 
@@ -67,7 +68,7 @@ TABLE: list[tuple[dict[str, Any], Notify, bool, str]] = [
 def test_each_change_finds_those_whom_it_concerns_when_they_want_it(
     changes: dict[str, Any], to: Notify, was_told: bool, reason: str
 ) -> None:
-    decision = decide(row_of(NIGHT, **changes), to, FARM, NIGHT, was_told=was_told, stands=True)
+    decision = decide(row_of(NIGHT, **changes), to, FARM, NIGHT, told_text="Told." if was_told else None, stands=True)
     assert decision.reason == reason
     assert decision.tell == (reason in {"at_once", "critical", "quiet_hours"})
     assert decision.due == ({"quiet_hours": MORNING}.get(reason, NIGHT) if decision.tell else None)
@@ -77,7 +78,7 @@ def test_each_change_finds_those_whom_it_concerns_when_they_want_it(
 def test_nothing_critical_is_ever_held_back(hour: int) -> None:
     now = NOON.replace(hour=hour)
     to = anna(quiet_from=time(0), quiet_until=time(0), min_severity=4)
-    decision = decide(row_of(now, severity=4), to, FARM, now, was_told=False, stands=True)
+    decision = decide(row_of(now, severity=4), to, FARM, now, told_text=None, stands=True)
     assert (decision.tell, decision.due, decision.held) == (True, now, False)
 
 
@@ -85,8 +86,8 @@ def test_what_is_over_for_a_day_is_not_told_and_what_stands_is() -> None:
     later = NOON + timedelta(hours=25)
     for severity in (2, 4):
         row = row_of(severity=severity)
-        assert decide(row, anna(), FARM, later, was_told=False, stands=False).reason == "too_old"
-        assert decide(row, anna(), FARM, later, was_told=False, stands=True).tell
+        assert decide(row, anna(), FARM, later, told_text=None, stands=False).reason == "too_old"
+        assert decide(row, anna(), FARM, later, told_text=None, stands=True).tell
 
 
 @pytest.mark.parametrize(
