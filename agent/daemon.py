@@ -548,7 +548,8 @@ class Agent:
                 else Trouble(
                     missing.severity,
                     "a controller does not hear warnings",
-                    f"The controller {controller.name} has not confirmed within {controller.within_s} s. {missing.text}",
+                    f"The controller {controller.name} has not confirmed within {controller.within_s} s. "
+                    f"{missing.text}",
                     "See whether the controller runs and is connected to the broker.",
                 )
             )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from agent.store import Store, Unstored
     from agent.watch import HouseWatch
 
+ASKED_BYTES = 1_000  # kept of a command as it came
+REFUSED_PER_HOUR = 100  # recorded; further ones are only answered: nobody may fill the disk with nonsense
 REPEATED_WITHIN_S = 60.0  # a command without id that says the same again so soon is the same
 
 
@@ -43,6 +45,7 @@ class Orders:
         self._store = store
         self._calibration = calibration
         self._watch_of = watch_of
+        self._refused_of_hour = (0, 0)  # hour, recorded in it
         self._last: tuple[str, bytes, float, str] | None = None  # topic, payload, when, answer
 
     def use(self, store: Store | Unstored) -> None:
@@ -80,12 +83,13 @@ class Orders:
             done = _Done({})
             answer = {"id": command_id, "ok": False, "error": str(e)}
         text = json.dumps(answer)
+        audit = self._audit(place, message.payload, answer, now)
         try:
             self._store.record(
                 flock_changes=done.changes,
                 warnings=done.warnings,
                 standings=[event.standing for event in done.warnings],
-                events=done.events,
+                events=[*done.events, *audit],
                 commands=[] if command_id is None else [(command_id, message.topic, text)],
             )
         except StoreError:
@@ -98,6 +102,27 @@ class Orders:
         self._calibration.learn(done.changes)
         self._last = (message.topic, message.payload, message.received_monotonic, text)
         return text
+
+    def _audit(self, place: list[str], payload: bytes, answer: dict[str, object], now: datetime) -> list[Event]:
+        """Return who asked what, when, and what came of it, for the stream ``events``."""
+        if not answer["ok"]:
+            hour = int(now.timestamp()) // 3_600
+            recorded = self._refused_of_hour[1] if self._refused_of_hour[0] == hour else 0
+            if recorded >= REFUSED_PER_HOUR:
+                return []
+            self._refused_of_hour = hour, recorded + 1
+        said = _document_in(payload)
+        detail: dict[str, object] = {
+            "to": "/".join(place[1:]),
+            "action": _word_of(said.get("action")),
+            "by": _word_of(said.get("by")),
+            "id": answer["id"],
+            "ok": answer["ok"],
+            "asked": payload[:ASKED_BYTES].decode("utf-8", "replace"),
+            "error": answer.get("error"),
+        }
+        house = place[0] if place[0] in self._watch_of else None
+        return [Event(now, "command", house, None, None, None, detail)]
 
     def _do(self, place: list[str], payload: bytes, now: datetime) -> _Done:
         watch = self._watch_of.get(place[0])
@@ -166,12 +191,21 @@ def _unheard(change: FlockChange, watch: HouseWatch) -> dict[str, str]:
     return {"note": f"no sensor {signal!r} was heard of in {watch.house}, only {names}"}
 
 
-def _id_in(payload: bytes) -> str | None:
-    """Return the ``id`` of a command, even of one that is wrong in another way, so that its answer finds its asker."""
+def _document_in(payload: bytes) -> dict[str, object]:
+    """Return the object in a payload; an empty one where there is none."""
     try:
         document = json.loads(payload)
     except (ValueError, RecursionError):  # a thousand brackets
-        return None
-    found = document.get("id") if isinstance(document, dict) else None
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _id_in(payload: bytes) -> str | None:
+    """Return the ``id`` of a command, even of one that is wrong in another way, so that its answer finds its asker."""
+    return _word_of(_document_in(payload).get("id"))
+
+
+def _word_of(found: object) -> str | None:
+    """Return what somebody called something; None where it is no such word."""
     # as long as commands allow; and half a surrogate pair, which JSON can hold, can neither be stored nor sent
     return found if isinstance(found, str) and 0 < len(found) <= 128 and found.isprintable() else None

@@ -98,11 +98,11 @@ def test_agent_and_courier_can_both_open_what_the_other_has_made(tmp_path: Path)
 
 @pytest.fixture
 def shipped_broker(make_broker: Callable[[str], Broker], tmp_path: Path, need: Callable[..., str]) -> Broker:
-    """Give a mosquitto with the shipped rules and four users, whose passwords are their names."""
+    """Give a mosquitto with the shipped rules and six users, whose passwords are their names."""
     tool = need("mosquitto_passwd", "mosquitto")
     passwords = tmp_path / "passwd"
     passwords.touch(mode=0o600)
-    for user in ("flockwatch", "panel", "house1", "house2"):
+    for user in ("flockwatch", "panel", "viewer", "homeassistant", "house1", "house2"):
         subprocess.run([tool, "-b", passwords, user, user], check=True)
     settings = (PACKAGING / "mosquitto" / "flockwatch.conf").read_text()
     settings = settings.replace("/etc/mosquitto/flockwatch.passwd", str(passwords))
@@ -157,6 +157,19 @@ def _is_taken(client: paho.Client, topic: str) -> bool:
         ("flockwatch", "skov/farm1/house1/temperature", False),
         ("panel", "flockwatch/farm1/house1/flock/command", True),
         ("panel", "flockwatch/farm1/house1/warning/mortality/command", True),
+        ("panel", "flockwatch/farm1/house1/drill/command", True),
+        ("panel", "flockwatch/farm1/house1/receipt/panel1", False),
+        ("viewer", "flockwatch/farm1/house1/warning/mortality/command", False),
+        ("viewer", "flockwatch/farm1/house1/drill/command", False),
+        ("house1", "flockwatch/farm1/house1/receipt/panel1", True),
+        ("house1", "flockwatch/farm1/house1/drill/receipt/panel1", True),
+        ("house1", "flockwatch/farm1/house2/receipt/panel1", False),
+        ("house1", "flockwatch/farm1/house1/drill/reading", False),
+        ("house1", "flockwatch/farm1/house1/drill/command", False),
+        ("flockwatch", "homeassistant/device/flockwatch_farm1_house1/config", True),
+        ("homeassistant", "homeassistant/status", True),
+        ("homeassistant", "flockwatch/farm1/house1/flock/command", False),
+        ("house1", "homeassistant/device/flockwatch_farm1_house1/config", False),
         ("panel", "flockwatch/farm1/house1/warning/mortality", False),
         ("panel", "flockwatch/farm1/house1/severity", False),
         ("panel", "skov/farm1/house1/temperature", False),

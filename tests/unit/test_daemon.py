@@ -19,6 +19,7 @@ from agent.dialects import Decoder
 from agent.domain import HouseState, Message, WarningState, to_ms
 from agent.errors import StoreError
 from agent.grid import INSTANTS_PER_TURN, PATIENCE_S, Grid
+from agent.orders import REFUSED_PER_HOUR
 from agent.predict import Predictor
 from agent.status import status_value
 from agent.store import PRUNE_ROWS, Store, StoreReader
@@ -923,6 +924,34 @@ def test_what_the_agent_writes_in_a_day_is_known_after_a_restart(site: Site) -> 
     assert isinstance(wear, dict)
     assert wear["bytes_per_day"] is not None
     assert status_value(site.config)["wear"]["card_years"] > 0
+
+
+# --- who asked what
+
+
+def test_what_was_asked_is_kept_with_who_and_when_done_or_refused(site: Site) -> None:
+    site.ask({"id": "a", "by": "Anna", "action": "place", "birds_placed": 9_000})
+    site.ask({"id": "a", "by": "Anna", "action": "place", "birds_placed": 9_000})  # the same again is no second one
+    site.ask({"by": "Bo", "action": "explode"})
+    site.turn(site.message(f"{ROOT}/house9/flock/command", b"{no json"))
+    kept = [
+        (house, json.loads(detail))
+        for kind, house, detail in zip(
+            *(site.rows("events")[name] for name in ("kind", "house", "detail")), strict=True
+        )
+        if kind == "command"
+    ]
+    assert [(house, d["to"], d["by"], d["action"], d["ok"]) for house, d in kept] == [
+        ("house1", "flock", "Anna", "place", True),
+        ("house1", "flock", "Bo", "explode", False),
+        (None, "flock", None, None, False),
+    ]
+    assert kept[2][1]["asked"] == "{no json"
+
+
+def test_nonsense_cannot_fill_the_disk_with_its_record(site: Site) -> None:
+    site.turn(*(site.message(FLOCK, b"nonsense %d" % number) for number in range(REFUSED_PER_HOUR + 20)))
+    assert site.rows("events")["kind"].count("command") == REFUSED_PER_HOUR
 
 
 # --- whoever else is told
