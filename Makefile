@@ -9,7 +9,7 @@ LOCK := --universal --generate-hashes --python-version 3.11 --fork-strategy fewe
 	--custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install check chaos bench fuzz models models-check evaluate wheel lock clean
+.PHONY: help demo test install home-assistant check chaos bench fuzz models models-check evaluate wheel lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -64,6 +64,16 @@ evaluate: install ## say how good the shipped bundles are on flocks they have no
 	$(BIN)/python -m models_onnx.evaluate $(if $(SHORT),--short --ranges validation --out build/evaluation,--real $(or $(REAL),../shared/data))
 	$(if $(SHORT),,$(BIN)/python -m models_onnx.evaluate.outbreaks)
 
+# Its own environment, for it pins what we use, too; the newest that takes the newest Python found here (2024.3 with 3.11)
+HA := .venv-home-assistant
+home-assistant: $(HA)/.installed ## install a Home Assistant that the tests ask whether it takes what we publish
+
+$(HA)/.installed: $(STAMP)
+	for python in python3.13 python3.12 $(wildcard $(HOME)/.pyenv/versions/3.1[23].*/bin/python3) $(PYTHON); do \
+		"$$python" -c '' 2>/dev/null && break; done; $(BIN)/uv venv --quiet --clear --python "$$python" $(HA)
+	$(BIN)/uv pip install --quiet --python $(HA)/bin/python homeassistant
+	@touch $@
+
 wheel: install ## build dist/flockwatch-*.whl, with the locked list of what it stands on beside it
 	rm -rf dist
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
@@ -74,5 +84,5 @@ lock: install ## resolve the requirements anew; the diff is for review
 	$(BIN)/uv pip compile pyproject.toml --extra dev --constraint requirements.txt $(LOCK) $(UPGRADE) --output-file requirements-dev.txt
 
 clean: ## remove what was built here
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(HA) dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

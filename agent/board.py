@@ -39,6 +39,18 @@ class Board:
         """Take the place of a board: what it has shown and does not stand any more is to be emptied."""
         self._raised = {topic for topic in before._shown if topic.split("/")[-2] == "warning"} | before._raised
 
+    def clear_away(self, topics: Iterable[str]) -> None:
+        """Empty these topics with the next show, but those that stand then."""
+        self._raised |= set(topics)
+
+    def topics(self) -> frozenset[str]:
+        """Return what is retained at the broker by us."""
+        return frozenset(topic for topic, payload in self._shown.items() if payload)
+
+    def predicted(self) -> dict[str, dict[str, object]]:
+        """Return what stands of predictions, by topic."""
+        return {topic: json.loads(payload) for topic, payload in self._predicted.items() if payload}
+
     def note(self, outcome: Outcome) -> None:
         """Take what models said of a house: one payload for each target, and for each model that scores readings."""
         by_target: dict[str, list[Prediction]] = {}
@@ -64,7 +76,7 @@ class Board:
                 self._bus.publish(topic, payload, retain=True)
                 self._shown[topic] = payload
         self._clear(watches, at, anew=anew)
-        for topic in self._raised - wanted.keys():  # shown while nothing could be stored, and not found again since
+        for topic in self._raised - wanted.keys():  # shown by another one, and not found again since
             self._bus.publish(topic, b"", retain=True)
         self._raised.clear()
         if monotonic >= self._heartbeat_due:

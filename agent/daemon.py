@@ -37,6 +37,7 @@ from agent.errors import BrokerError, BundleError, StoreDamaged, StoreError, Sto
 from agent.flock import restored
 from agent.grid import Grid
 from agent.health import Health
+from agent.home import Home
 from agent.keeper import Keeper, opened
 from agent.notify import Notifier
 from agent.orders import Orders
@@ -47,7 +48,7 @@ from agent.quality import Known, QualityJudge
 from agent.readings import EMPTY, HouseSplitter, joined
 from agent.receipts import Receipts
 from agent.shadow import Shadows
-from agent.site import RECEIPT, STORE, SiteWarnings, Trouble
+from agent.site import RECEIPT, SITE, STORE, SiteWarnings, Trouble
 from agent.store import PRUNE_ROWS, RESERVE_BYTES, is_nearly_full, sync_notes
 from agent.telling import Telling
 from agent.timekeeper import Timekeeper, steady
@@ -84,6 +85,7 @@ OBSERVE_WITHIN_S = 5.0
 JUDGE_WITHIN_S = 10.0  # of real time; then the next turn goes on with a backlog: the watchdog waits for 60
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
 START_LONGER_S = 2 * WITHIN_S + 60.0  # for each foreign bundle: it is tried, then loaded; then the rest of the start
+SHOWN, HOME = "shown", "home"  # what the store keeps of our retained topics, and of Home Assistant's
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
 SHOWN_TROUBLES = 5  # of models in houses, in health; `flockwatch model list` shows all
 _SAID_ONCE = {"session_lost", "disk_full"}  # events of the gateway, which nothing that comes later would bring again
@@ -121,6 +123,11 @@ class Agent:
         self.orders = Orders(config, store, self._watch_of, self._begin_sensor_anew, self.calibration)
         self.receipts = Receipts(config.controller, [house.id for house in config.house])
         self.telling = Telling(config)
+        self.home = Home(config, self.topics, store.kept(HOME), clock.monotonic())
+        self._kept = {HOME: "", SHOWN: ""}  # as they were last recorded
+        houses = {*(house.id for house in config.house), SITE}
+        shown: list[str] = json.loads(store.kept(SHOWN) or "[]")
+        self.board.clear_away(topic for topic in shown if self.topics.house_of(topic) not in houses)
         self._splitter = HouseSplitter()
         self._connection = 0
         self._lost_sessions = 0
@@ -171,7 +178,7 @@ class Agent:
                 rhythm_s=self.quality.rhythm_s,
                 started_monotonic=self.clock.monotonic(),
                 references=self.predictor.references(),
-                also=self.shadow.signals,
+                also=[*self.shadow.signals, *self.home.wants],
                 calibration=self.calibration,
             )
             for house in self.config.house
@@ -305,6 +312,7 @@ class Agent:
             readings = readings.take(~ahead)
         monotonic = self.clock.monotonic()
         self.peers.hear(readings)
+        self.home.hear(readings)
         shares = self._splitter.split(readings)
         for watch in self.watches:
             if watch.house in shares:
@@ -520,6 +528,7 @@ class Agent:
         """Take the place of an agent that could not store: its counters, what it has shown, and the held messages."""
         self.health, self.site = before.health, before.site
         self.board.take_over(before.board)
+        self.home.take_over(before.home)
         self.time.take_over(before.time)
         self._answers, self._said, self._noticed = before._answers, before._said, before._noticed
         self._lost_sessions = before._lost_sessions
@@ -533,6 +542,14 @@ class Agent:
             log.warning("%s: %s; %s", STORE, event.standing.state, event.text)
         self.site.show(self.bus, self.topics, anew=self.bus.connection != self._site_connection)
         self._site_connection = self.bus.connection
+
+    def _keep_shown(self) -> None:
+        """Record what is retained at the broker, so that what is not wanted any more can be emptied later."""
+        kept = {SHOWN: json.dumps(sorted(self.board.topics())), HOME: self.home.kept()}
+        changed = {name: text for name, text in kept.items() if self._kept[name] != text}
+        if changed:
+            self.store.record(kept=changed)
+            self._kept |= changed
 
     def _look_for_receipts(self, monotonic: float) -> None:
         """Say, as a warning of the whole site, which controller does not confirm what it is told."""
@@ -667,6 +684,9 @@ class Agent:
             self._connection = self.bus.connection
             self.board.show(self.watches, self.grid.last, monotonic, anew=anew)
             self._look_for_receipts(monotonic)
+            shown = [*self.board.standing, *self.site.standing()]
+            self.home.show(self.bus, self.watches, shown, self.board.predicted, self.clock.now(), monotonic, anew=anew)
+            self._keep_shown()
             self.telling.turn(self.store, self.bus, self.clock.now())
         if anew or monotonic >= self._health_due:
             self._health_due = monotonic + HEALTH_EVERY_S

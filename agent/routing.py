@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SITE = "_site"
 UNCONFIRMED = "receipt"
 """The kind of the rules that a missing confirmation raises: ``receipt-<controller>``."""
+_WORSE = {Reason.SEVERITY_ROSE.value, "escalated"}  # of what stands already
 TELL_WITHIN = timedelta(hours=24)
 """A change that nobody could be told of for so long is not told any more, unless its warning still stands."""
 
@@ -74,7 +75,7 @@ def _why_not_raised(row: Mapping[str, Any], to: Notify, told_text: str | None) -
     """Return why a change is no rise of a warning that concerns the recipient; None where it is one."""
     if row["state"] != WarningState.ACTIVE.value:
         return "not_active"
-    is_news = row["reason"] == Reason.SEVERITY_ROSE.value or (row["house"] == SITE and row["text"] != told_text)
+    is_news = row["reason"] in _WORSE or (row["house"] == SITE and row["text"] != told_text)
     if row["before"] == WarningState.ACTIVE.value and not is_news:
         return "told_already"
     is_unconfirmed = row["rule"].partition("-")[0] == UNCONFIRMED

@@ -83,6 +83,10 @@ class SiteWarnings:
         self._standings[rule], self._events[rule] = after, event
         return event
 
+    def standing(self) -> list[WarningEvent]:
+        """Return what stands, in words, as far as it was judged since the start."""
+        return [event for event in self._events.values() if event.standing.state is not WarningState.NORMAL]
+
     def show(self, bus: Bus, topics: Topics, *, anew: bool) -> None:
         """Bring the retained topics to what stands; ``anew`` after a new connection: the broker may have forgotten."""
         for rule, event in self._events.items():

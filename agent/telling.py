@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agent.store import Store, Unstored
 
 ROWS_AT_ONCE = 100
+TOLD = "told_seq"  # up to which row of ``warnings`` the topics were told
 LOOKED_AFTER_S = 600.0  # the courier touches its box once a minute
 
 
@@ -39,7 +40,7 @@ class Telling:
         """
         if not (self._topics and bus.is_connected):
             return
-        told_seq = store.told_seq()
+        told_seq = int(store.kept(TOLD) or 0)
         rows = store.changes_after(told_seq, ROWS_AT_ONCE)
         for row in rows:
             for to in self._topics:
@@ -52,7 +53,7 @@ class Telling:
                     bus.publish(to.to, json.dumps(value).encode(), retain=False)
             told_seq = row["seq"]
         if rows:
-            store.record(told_seq=told_seq)
+            store.record(kept={TOLD: str(told_seq)})
 
     def trouble(self) -> str | None:
         """Return why people are not told, as the courier has it; None where all is well or nobody is to be told."""

@@ -20,6 +20,14 @@ class Topics:
         """Return where the worst severity of a house stands."""
         return f"{self._root}/{house}/severity"
 
+    def summary(self, house: str) -> str:
+        """Return where all that is known of a house stands, for Home Assistant."""
+        return f"{self._root}/{house}/summary"
+
+    def house_of(self, topic: str) -> str | None:
+        """Return the house that a topic of ours is about."""
+        return topic[len(self._root) + 1 :].partition("/")[0] if self.is_ours(topic) else None
+
     def prediction(self, house: str, target: str) -> str:
         """Return where the newest prediction of a target stands."""
         return f"{self._root}/{house}/prediction/{target}"

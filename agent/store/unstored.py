@@ -106,9 +106,9 @@ class Unstored:
         """Know no answers."""
         return None
 
-    def told_seq(self) -> int:
-        """Know of nothing that was told."""
-        return 0
+    def kept(self, _name: str) -> str | None:
+        """Have kept nothing."""
+        return None
 
     def changes_after(self, _seq: int, _limit: int) -> list[dict[str, Any]]:
         """Know no warnings."""

@@ -468,7 +468,7 @@ class Store:
         time: KnownTime | None = None,
         windows_rebuilt: bool = False,
         wear: str | None = None,
-        told_seq: int | None = None,
+        kept: Mapping[str, str] | None = None,
         fitness: Sequence[FitDay | FitFlock] = (),
         shadow_warnings: Sequence[WarningEvent] = (),
         shadow_standings: Sequence[Standing] = (),
@@ -492,7 +492,7 @@ class Store:
             time: what is known of the time, for the next start.
             windows_rebuilt: ``buckets`` and ``observed_seq`` finish a correction of the time: see ``forget_windows``.
             wear: what ``agent.wear`` keeps.
-            told_seq: up to which row of ``warnings`` the topics of ``[[notify]]`` were told.
+            kept: words to find again after a restart, by name: see ``kept``.
             fitness: how models fit houses; each replaces what was stored of its day or flock.
             shadow_warnings: the transitions that shadow bundles would have brought.
             shadow_standings: where rules would stand by them.
@@ -514,8 +514,7 @@ class Store:
             meta |= {"presumed_ms": str(time.presumed_ms), "known_good_ms": str(time.known_good_ms)}
         if wear is not None:
             meta["wear"] = wear
-        if told_seq is not None:
-            meta["told_seq"] = str(told_seq)
+        meta |= {f"kept {name}": text for name, text in (kept or {}).items()}
         numbers = [(rhythm, self._series[key]) for key, rhythm in (rhythms or {}).items() if key in self._series]
         work: list[tuple[str, Sequence[Sequence[object]]]] = [
             (INSERT_WARNING, [warning_row(event) for event in warnings]),
@@ -564,15 +563,15 @@ class Store:
             found = self._db.execute("SELECT answer FROM commands WHERE id = ?", (command_id,)).fetchone()
         return None if found is None else str(found[0])
 
-    def told_seq(self) -> int:
-        """Return up to which row of ``warnings`` the topics of ``[[notify]]`` were told.
+    def kept(self, name: str) -> str | None:
+        """Return what was recorded to be kept under this name; None where nothing was.
 
         Raises:
             StoreError: the database cannot be read.
         """
-        with named_errors(self._path, "look up what was told"):
-            found = self._db.execute("SELECT value FROM meta WHERE key = 'told_seq'").fetchone()
-            return int(found[0]) if found else 0
+        with named_errors(self._path, "look up what was kept"):
+            found = self._db.execute("SELECT value FROM meta WHERE key = ?", (f"kept {name}",)).fetchone()
+        return None if found is None else str(found[0])
 
     def changes_after(self, seq: int, limit: int) -> list[dict[str, Any]]:
         """Return up to ``limit`` rows of ``warnings`` after ``seq``, in the columns of the lake, times as integer ms.
