@@ -162,6 +162,24 @@ def parse_warning_command(payload: bytes | str) -> WarningCommand:
     return _parse(_WARNING_COMMAND, payload)
 
 
+class Drill(Command):
+    """Try the way of a warning in this house with a made-up fault."""
+
+    action: Literal["drill"]
+
+
+_DRILL_COMMAND: TypeAdapter[Drill] = TypeAdapter(Drill)
+
+
+def parse_drill_command(payload: bytes | str) -> Drill:
+    """Return the drill command in a JSON payload.
+
+    Raises:
+        InputError: it is none; the message names the field and what is wrong with it.
+    """
+    return _parse(_DRILL_COMMAND, payload)
+
+
 RecordedCommand = Annotated[
     Place | Record | Thin | State | End | Service | Confirm | Reject, Field(discriminator="action")
 ]

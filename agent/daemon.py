@@ -33,6 +33,7 @@ from agent.domain import (
     from_ms,
     to_ms,
 )
+from agent.drill import Drills
 from agent.errors import BrokerError, BundleError, StoreDamaged, StoreError, StoreFull
 from agent.flock import restored
 from agent.grid import Grid
@@ -85,6 +86,7 @@ OBSERVE_WITHIN_S = 5.0
 JUDGE_WITHIN_S = 10.0  # of real time; then the next turn goes on with a backlog: the watchdog waits for 60
 LONGEST_BACKLOG = timedelta(days=14)  # as far as the fine steps of the windows reach: older instants have no course
 START_LONGER_S = 2 * WITHIN_S + 60.0  # for each foreign bundle: it is tried, then loaded; then the rest of the start
+DRILLS = "drills"  # how the last drill of each house went
 SHOWN, HOME = "shown", "home"  # what the store keeps of our retained topics, and of Home Assistant's
 HOLD_S = 5.0  # how long to wait before a store that failed is asked again
 SHOWN_TROUBLES = 5  # of models in houses, in health; `flockwatch model list` shows all
@@ -120,7 +122,8 @@ class Agent:
         of_flocks = [m.manifest for m in predictor.models if m.manifest.task not in {"expect", "custom", "cause"}]
         targets = {output.target for manifest in of_flocks for output in manifest.output}
         self.board = Board(bus, self.topics, targets, clock.monotonic())
-        self.orders = Orders(config, store, self._watch_of, self._begin_sensor_anew, self.calibration)
+        self.drills = Drills(config, self.topics, store.kept(DRILLS))
+        self.orders = Orders(config, store, self._watch_of, self._begin_sensor_anew, self.calibration, self.drills.ask)
         self.receipts = Receipts(config.controller, [house.id for house in config.house])
         self.telling = Telling(config)
         self.home = Home(config, self.topics, store.kept(HOME), clock.monotonic())
@@ -228,7 +231,7 @@ class Agent:
         readings = self._append(messages)  # one transaction, on the disk when it returns; only new rows come back
         self._wait_or_observe(readings)  # each house takes what is its own, at the latest before it is judged
         self._obey(messages)
-        self._hear_receipts(messages)
+        self._hear_answers(messages)
         if self.bus.acknowledge(messages):  # only now may the broker forget them
             self.store.acknowledged()
         self._held, self._stored = [], 0  # whatever fails from here on, these need not be taken again
@@ -652,9 +655,12 @@ class Agent:
                 answer = self.orders.obey(place, message, self.clock.now())
             self._answers.append((message.topic.removesuffix("command") + "response", answer.encode()))
 
-    def _hear_receipts(self, messages: Sequence[Message]) -> None:
-        """Take what controllers confirm; a receipt that somebody left at the broker proves nothing."""
+    def _hear_answers(self, messages: Sequence[Message]) -> None:
+        """Take what controllers confirm, and what a drill hears; what somebody left at the broker proves nothing."""
         for message in messages:
+            if self.topics.drill_of(message.topic) is not None and not message.retain:
+                self.drills.hear(message.topic, message.payload, message.received_monotonic, self.clock.now())
+                continue
             place = self.topics.receipt(message.topic)
             if place is None:
                 continue
@@ -688,17 +694,29 @@ class Agent:
             self.home.show(self.bus, self.watches, shown, self.board.predicted, self.clock.now(), monotonic, anew=anew)
             self._keep_shown()
             self.telling.turn(self.store, self.bus, self.clock.now())
+        self._drill(monotonic)
         if anew or monotonic >= self._health_due:
             self._health_due = monotonic + HEALTH_EVERY_S
             self._see_quarantine()
             self._see_disk()
             self._see_models()
             self.degrade("post", self.telling.trouble())
+            self.degrade("drill", self.drills.trouble())
             value = self.health_value("online")
             self.bus.publish(self.topics.health, json.dumps(value).encode(), retain=True)
             self.store.record(health=value, time=self.time.known(), wear=self._wear.kept())
         if monotonic >= self._prune_due and self.time.may_prune():
             self._tidy(monotonic)
+
+    def _drill(self, monotonic: float) -> None:
+        """Let the drill go on; how it went is stored before it is told."""
+        is_able = self.bus.is_connected and self.store.is_lasting and self.clock.is_trusted()
+        out, events = self.drills.turn(monotonic, self.clock.now(), is_able=is_able)
+        if events:
+            self.store.record(events=events, kept={DRILLS: self.drills.kept()})
+            self._health_due = monotonic
+        for topic, payload in out:
+            self.bus.publish(topic, payload, retain=False)
 
     def _tidy(self, monotonic: float) -> None:
         """Let go of what is sealed and old; where nobody seals, and it must be, of detail."""
@@ -799,6 +817,10 @@ class Agent:
                     **asdict(self.bus.counters),
                 },
                 "houses": houses,
+                "drills": {
+                    house: {name: last[name] for name in ("at", "passed", "passed_at", "reason")}
+                    for house, last in sorted(self.drills.last.items())
+                },
                 "models": {str(model): asdict(model.counters) for model in self.predictor.models},
                 "shadow": {str(model): asdict(model.counters) for model in self.shadow.models},
             },
@@ -883,6 +905,7 @@ def run(config: Config, clock: Clock) -> int:
         subscriptions = [*decoder.subscriptions, *((topic, 1) for topic in topics.commands)]
         if config.controller:
             subscriptions.append((topics.receipts, 1))
+        subscriptions += [(topic, 1) for topic in Drills(config, topics, None).subscriptions]
         bus = Bus(config.mqtt, config.client_id, subscriptions, health_topic=topics.health, clock=clock)
 
         def make_agent(store: Store | Unstored) -> Agent:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from agent.commands import Confirm, Reject, parse_flock_command, parse_warning_command
+from agent.commands import Confirm, Reject, parse_drill_command, parse_flock_command, parse_warning_command
 from agent.domain import Event, from_ms
 from agent.errors import InputError, StoreError
 from agent.flock import day_number
@@ -38,8 +38,14 @@ class Orders:
         watch_of: Mapping[str, HouseWatch],
         begin_anew: Callable[[str, str, datetime], None],
         calibration: Calibration,
+        drill: Callable[[str, str | None], str],
     ) -> None:
-        """Do them for the houses of ``watch_of``; ``begin_anew``: forget what was learnt of a sensor in a house."""
+        """Do them for the houses of ``watch_of``.
+
+        ``begin_anew``: forget what was learnt of a sensor in a house; ``drill``: begin a drill of a house, with this
+        id, and return which it then has.
+        """
+        self._drill = drill
         self._config = config
         self._begin_anew = begin_anew
         self._store = store
@@ -133,6 +139,9 @@ class Orders:
             change = watch.apply(parse_flock_command(payload), now)
             answer = {"done": change.action, **_life(change, self._config), **_unheard(change, watch)}
             return _Done(answer, changes=(change,))
+        if place[1:] == ["drill"]:
+            command_id = parse_drill_command(payload).id
+            return _Done({"done": "begun", "drill": self._drill(place[0], command_id)})
         command = parse_warning_command(payload)
         if isinstance(command, Confirm | Reject):
             return self._label(place[0], place[2], command, now)

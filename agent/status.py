@@ -331,6 +331,9 @@ def status_lines(value: Mapping[str, Any]) -> list[str]:
     if health.get("gap_count"):
         silent = ", ".join(f"{gap['house']}/{gap['signal']} since {gap['since']}" for gap in health["gaps"][:5])
         lines.append(f"silent   {health['gap_count']} sensors: {silent}")
+    for house, drill in health.get("drills", {}).items():
+        failed = "" if drill["passed"] else f"; the last, at {drill['at']}, failed: {drill['reason']}"
+        lines.append(f"drill    {house}: passed {drill['passed_at'] or 'never'}{failed}")
     for house, shown in health.get("houses", {}).items():
         flock = f"flock {shown['flock']}, day {shown['day_number']}" if shown["flock"] else "no flock"
         last = shown["last_reading_at"] or "no reading since the start"

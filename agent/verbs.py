@@ -43,6 +43,10 @@ def add_verbs(subparsers: Subparsers) -> None:
     )
     status = _verb(subparsers, "status", "show how the agent is, from its database", _status)
     status.add_argument("--json", action="store_true", help="print JSON")
+    drill = _verb(subparsers, "drill", "try the way of a warning, from a reading to the controllers and back", _drill)
+    drill.add_argument("houses", nargs="*", type=_house, metavar="HOUSE", help="which (default: all)")
+    drill.add_argument("--by", help="who wants it")
+    drill.add_argument("--json", action="store_true", help="print JSON")
     _add_replay(subparsers)
     _add_flock(subparsers)
     _add_warning(subparsers)
@@ -166,6 +170,25 @@ def _status(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _drill(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.config)
+    outcomes = []
+    for house in arguments.houses or [house.id for house in config.house]:
+        command = json.dumps({"id": f"drill-{uuid.uuid4().hex[:12]}", "action": "drill", "by": arguments.by})
+        outcome = _asked(
+            config, house, "drill", command, within_s=ANSWER_WITHIN_S + config.drill.within_s, answers="result"
+        )
+        outcomes.append(outcome or {"house": house, "passed": False, "reason": "no answer", "steps": []})
+    if arguments.json:
+        print(json.dumps(outcomes, indent=2))
+    else:
+        for outcome in outcomes:
+            steps = ", ".join(f"{step['step']} ({step['ms']} ms)" for step in outcome["steps"])
+            said = "passed" if outcome["passed"] else f"FAILED: {outcome['reason']}"
+            print(f"{outcome['house']}: {said}" + (f"; {steps}" if steps else ""))
+    return 0 if outcomes and all(outcome["passed"] for outcome in outcomes) else 1
+
+
 # --- replay -----------------------------------------------------------------------------------------------------------
 
 
@@ -273,8 +296,18 @@ def _command_of(arguments: argparse.Namespace) -> str:
     return json.dumps({"id": uuid.uuid4().hex, **said}, default=lambda value: value.isoformat())
 
 
-def _asked(config: Config, house: str, what: str, command: str) -> dict[str, Any] | None:
+def _asked(
+    config: Config,
+    house: str,
+    what: str,
+    command: str,
+    *,
+    within_s: float = ANSWER_WITHIN_S,
+    answers: str = "response",
+) -> dict[str, Any] | None:
     """Give the agent a command of a house; return its answer, None where there is none or it says no, which is told.
+
+    ``answers``: what the answer's topic ends in; a refusal is always a ``response``.
 
     Raises:
         BrokerError: no broker, so nothing is done.
@@ -288,9 +321,9 @@ def _asked(config: Config, house: str, what: str, command: str) -> dict[str, Any
             f"flockwatch-cli-{uuid.uuid4().hex[:12]}",
             f"{root}/command",
             command.encode(),
-            answer_topic=f"{root}/response",
-            is_answer=lambda payload: _id_in(payload) == json.loads(command)["id"],
-            timeout_s=ANSWER_WITHIN_S,
+            answer_topic=f"{root}/{'+' if answers != 'response' else answers}",
+            is_answer=lambda payload: _is_answer(payload, json.loads(command)["id"], answers),
+            timeout_s=within_s,
         )
     except BrokerError as e:
         message = f"no broker, nothing done: {e}"
@@ -300,7 +333,7 @@ def _asked(config: Config, house: str, what: str, command: str) -> dict[str, Any
         print(f"flockwatch: {message}", file=sys.stderr)
         return None
     value: dict[str, Any] = json.loads(answer)
-    if not value["ok"]:
+    if not value.get("ok", True):
         print(f"flockwatch: {house}: {value['error']}", file=sys.stderr)
         return None
     return value
@@ -313,6 +346,14 @@ def _id_in(payload: bytes) -> object:
     except (ValueError, RecursionError):
         return None
     return answer.get("id") if isinstance(answer, dict) else None
+
+
+def _is_answer(payload: bytes, command_id: str, answers: str) -> bool:
+    """Tell whether a payload is what is waited for: that it was begun is not yet how it went."""
+    if _id_in(payload) != command_id:
+        return False
+    document = json.loads(payload)
+    return document.get("ok") is False or (answers == "response") == ("ok" in document)
 
 
 def _flock_list(arguments: argparse.Namespace) -> int:

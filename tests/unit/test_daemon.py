@@ -271,6 +271,7 @@ def test_a_house_whose_clock_is_wrong_holds_up_the_others_only_once() -> None:
     [
         ("flockwatch/farm1/house1/flock/command", ["house1", "flock"]),
         ("flockwatch/farm1/house1/warning/deviation-water/command", ["house1", "warning", "deviation-water"]),
+        ("flockwatch/farm1/house1/drill/command", ["house1", "drill"]),
         ("flockwatch/farm1/house1/command", None),
         ("flockwatch/farm1/house1/warning/command", None),
         ("flockwatch/farm1/house1/warning/a/b/command", None),
@@ -290,7 +291,8 @@ def test_topics_are_those_of_the_contract() -> None:
     assert topics.severity("h") == "a/b/farm1/h/severity"
     assert topics.warning("h", "deviation-water") == "a/b/farm1/h/warning/deviation-water"
     assert topics.prediction("h", "weight_g") == "a/b/farm1/h/prediction/weight_g"
-    assert topics.commands == ("a/b/farm1/+/flock/command", "a/b/farm1/+/warning/+/command")
+    own = ("flock", "warning/+", "drill")
+    assert topics.commands == tuple(f"a/b/farm1/+/{what}/command" for what in own)
 
 
 # --- readings
