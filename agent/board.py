@@ -9,7 +9,7 @@ from agent.alerts import alert, iso
 from agent.domain import from_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from agent.bus import Bus
@@ -32,6 +32,7 @@ class Board:
         self._predicted: dict[str, bytes] = {}
         self._scores: dict[tuple[str, str], dict[str, Score]] = {}  # by house and model: of each sensor the newest
         self._raised: set[str] = set()  # warnings that another one has shown
+        self._before: set[str] = set()  # what another one left at the broker, of houses that are ours
         self.standing: list[WarningEvent] = []  # what was shown last
         self._heartbeat_due = monotonic
 
@@ -39,13 +40,16 @@ class Board:
         """Take the place of a board: what it has shown and does not stand any more is to be emptied."""
         self._raised = {topic for topic in before._shown if topic.split("/")[-2] == "warning"} | before._raised
 
-    def clear_away(self, topics: Iterable[str]) -> None:
-        """Empty these topics with the next show, but those that stand then."""
-        self._raised |= set(topics)
+    def know(self, topics: Iterable[str], houses: Collection[str]) -> None:
+        """Take what was left at the broker: of houses that are not ours any more it is emptied with the next show."""
+        self._before = set(topics)
+        self._raised |= {topic for topic in self._before if self._topics.house_of(topic) not in houses}
+        self._before -= self._raised
 
     def topics(self) -> frozenset[str]:
         """Return what is retained at the broker by us."""
-        return frozenset(topic for topic, payload in self._shown.items() if payload)
+        empty = {topic for topic, payload in self._shown.items() if not payload}
+        return frozenset(self._shown.keys() | self._before) - empty
 
     def predicted(self) -> dict[str, dict[str, object]]:
         """Return what stands of predictions, by topic."""
@@ -104,10 +108,12 @@ class Board:
             for rule in watch.over():
                 topic = self._topics.warning(watch.house, rule)
                 if self._shown.pop(topic, None) is not None:
+                    self._before.discard(topic)
                     last_word = json.dumps(alert(watch.last_word(rule, at))).encode()
                     self._bus.publish(topic, last_word, retain=True)
                     self._bus.publish(topic, b"", retain=True)
                 elif anew:
+                    self._before.discard(topic)
                     self._bus.publish(topic, b"", retain=True)
 
 

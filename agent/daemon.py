@@ -129,8 +129,7 @@ class Agent:
         self.home = Home(config, self.topics, store.kept(HOME), clock.monotonic())
         self._kept = {HOME: "", SHOWN: ""}  # as they were last recorded
         houses = {*(house.id for house in config.house), SITE}
-        shown: list[str] = json.loads(store.kept(SHOWN) or "[]")
-        self.board.clear_away(topic for topic in shown if self.topics.house_of(topic) not in houses)
+        self.board.know(json.loads(store.kept(SHOWN) or "[]"), houses)
         self._splitter = HouseSplitter()
         self._connection = 0
         self._lost_sessions = 0

@@ -349,11 +349,11 @@ def _id_in(payload: bytes) -> object:
 
 
 def _is_answer(payload: bytes, command_id: str, answers: str) -> bool:
-    """Tell whether a payload is what is waited for: that it was begun is not yet how it went."""
+    """Tell whether a payload is what is waited for: neither the command itself, nor that it was begun."""
     if _id_in(payload) != command_id:
         return False
     document = json.loads(payload)
-    return document.get("ok") is False or (answers == "response") == ("ok" in document)
+    return document.get("ok") is False or ("ok" if answers == "response" else "passed") in document
 
 
 def _flock_list(arguments: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from agent.commands import (
     Acknowledge,
     Command,
     Confirm,
+    Drill,
     End,
     Place,
     Record,
@@ -117,6 +118,9 @@ def test_every_topic_stands_in_the_docs() -> None:
         "{prefix}/{site}/health",
         "{prefix}/{site}/{house}/warning/{rule}/command",
         "{prefix}/{site}/{house}/flock/command",
+        "{prefix}/{site}/{house}/drill/command",
+        "{prefix}/{site}/{house}/receipt/{controller}",
+        "{prefix}/{site}/{house}/summary",
         "/response",
     }
     assert not {topic for topic in topics if f"`{topic}`" not in text_of("docs/mqtt.md")}
@@ -128,7 +132,7 @@ def test_every_key_of_a_warning_stands_in_the_docs() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [Acknowledge, Shelve, Unshelve, Confirm, Reject, Place, Record, Thin, State, Service, End]
+    "command", [Acknowledge, Shelve, Unshelve, Confirm, Reject, Place, Record, Thin, State, Service, End, Drill]
 )
 def test_every_command_stands_in_the_docs_with_all_that_it_takes(command: type[Command]) -> None:
     (action,) = command.model_fields["action"].annotation.__args__  # type: ignore[union-attr]  # a Literal of one word

@@ -85,7 +85,7 @@ def test_a_real_home_assistant_takes_every_entity_and_shows_what_is_known(make_h
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
@@ -116,6 +116,7 @@ def test_every_entity_has_an_id_of_its_own_and_goes_stale_with_the_agent(make_ho
 def test_a_reading_that_is_not_believed_is_not_shown(make_home: Callable[..., Site]) -> None:
     site = make_home()
     site.minutes(1)
+    site.clock.wait(30)
     site.turn(site.reading(value=999.0))
     site.minutes(2, houses=["house2"])
     assert json.loads(site.bus.retained[SUMMARY])["readings"] == {"temperature": None}
