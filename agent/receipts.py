@@ -38,7 +38,7 @@ class _Line:
     echoes: dict[str, int] = field(default_factory=dict)  # by house: the severity that it said last
     changed: dict[str, tuple[int, float]] = field(default_factory=dict)  # by house: the severity, and since when
     waiting: dict[tuple[str, Severity], tuple[WarningEvent, float]] = field(default_factory=dict)
-    confirmed: set[str] = field(default_factory=set)  # ids
+    confirmed: set[tuple[str, Severity]] = field(default_factory=set)
     proven: bool | None = None  # the way works; None: nothing is known since the start
     missing: Missing | None = None
 
@@ -65,10 +65,11 @@ class Receipts:
             confirmed = _id_in(payload)
             if confirmed is None:
                 return "receipt names no warning"
-            if not any(key[0] == confirmed for key in line.waiting) and confirmed not in line.confirmed:
+            keys = {key for key in (*line.waiting, *line.confirmed) if key[0] == confirmed}
+            if not keys:
                 return "receipt of an unknown warning"
-            line.confirmed.add(confirmed)
-            line.waiting = {key: value for key, value in line.waiting.items() if key[0] != confirmed}
+            line.confirmed |= keys
+            line.waiting = {key: value for key, value in line.waiting.items() if key not in keys}
         line.heard[house] = monotonic
         return None
 
@@ -125,11 +126,10 @@ class Receipts:
             for event in standing
             if event.standing.state is WarningState.ACTIVE and event.standing.house in self._houses_of(line)
         }
-        known = {id_ for id_, _ in active}
-        line.confirmed &= known
+        line.confirmed &= active.keys()
         line.waiting = {key: value for key, value in line.waiting.items() if key in active}
         for key, event in active.items():
-            if key not in line.waiting and key[0] not in line.confirmed:
+            if key not in line.waiting and key not in line.confirmed:
                 line.waiting[key] = event, monotonic
         overdue = [event for event, since in line.waiting.values() if monotonic - since > line.controller.within_s]
         worst = max(overdue, key=lambda event: event.standing.severity, default=None)

@@ -99,14 +99,16 @@ def test_a_warning_that_is_not_confirmed_in_time_is_missed_the_worst_first() -> 
     assert line.is_proven
 
 
-def test_what_was_confirmed_is_not_asked_for_again_unless_it_gets_worse_after_it_was_over() -> None:
+def test_what_was_confirmed_is_not_asked_for_again_unless_it_gets_worse() -> None:
     line = Line(SCREEN)
     line.look(0, [event_of()])
     line.confirm(1)
     assert line.look(3_600, [event_of()]) is None
-    line.look(0, [])
-    line.look(0, [event_of(2)])
-    assert line.look(31, [event_of(2)]) == "MAJOR Water 2."
+    worse = event_of(severity=Severity.CRITICAL)
+    line.look(0, [worse])
+    assert line.look(31, [worse]) == "CRITICAL Water 1."
+    line.confirm(1)
+    assert line.look(31, [worse]) is None
 
 
 def test_what_is_over_or_acknowledged_needs_no_receipt_but_proves_nothing() -> None:
