@@ -81,3 +81,19 @@ def check_cloud(config: Config, clock: Clock) -> str:
     ):
         cloud.put_over(status_key(store.gateway), status_of(config, store, outbox, clock.now()))
     return f"{url}: reachable, and lets us write ({status_key(store.gateway)})"
+
+
+def check_post(config: Config, _clock: Clock) -> str:
+    """Reach each mail server and webhook as far as a letter would, and return who is told by which; for ``check``.
+
+    Raises:
+        PostError: somebody cannot be reached.
+    """
+    from sync.post import reach  # noqa: PLC0415  # as above
+
+    if not config.notify:
+        return "[[notify]] names nobody: warnings are told by MQTT only"
+    for to in config.notify:
+        if to.by != "topic":
+            reach(to, config.email)
+    return "reachable: " + ", ".join(f"{to.name} by {to.by}" for to in config.notify)

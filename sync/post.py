@@ -9,7 +9,7 @@ import http.client
 import json
 import smtplib
 import ssl
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import format_datetime
@@ -19,7 +19,7 @@ from urllib.parse import urlencode, urlsplit
 from agent.errors import PostError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -49,10 +49,32 @@ def deliver(letter: Letter, to: Notify, email: Email, site: str) -> str | None:
     Raises:
         PostError: it was not taken, and may be later; the message says why.
     """
-    try:
+    with _named_errors(to, email):
         if to.by == "email":
             return _by_email(letter, to, email, site)
         return _by_webhook(letter, to, site)
+
+
+def reach(to: Notify, email: Email) -> None:
+    """Go as far as a letter to this recipient would, and send none.
+
+    Raises:
+        PostError: it would not come so far; the message says why.
+    """
+    with _named_errors(to, email):
+        if to.by == "email":
+            with _mail_server(email) as server:
+                server.noop()
+        else:
+            connection = _web_server(to)
+            connection.connect()
+            connection.close()
+
+
+@contextmanager
+def _named_errors(to: Notify, email: Email) -> Iterator[None]:
+    try:
+        yield
     except (OSError, smtplib.SMTPException, http.client.HTTPException) as e:
         message = f"{_place(to, email)}: {_why(e)}"
         raise PostError(message) from e
@@ -102,6 +124,22 @@ def _by_email(letter: Letter, to: Notify, email: Email, site: str) -> str | None
     if letter.is_critical:
         message["Importance"] = "high"
     message.set_content(letter.text + "\n")
+    with _mail_server(email) as server:
+        try:
+            server.send_message(message)
+        except smtplib.SMTPRecipientsRefused as e:
+            code, said = next(iter(e.recipients.values()))
+            return _never_or_later(code, _plain(said))
+        except smtplib.SMTPDataError as e:
+            return _never_or_later(e.smtp_code, _plain(e.smtp_error))
+        with suppress(OSError, smtplib.SMTPException):  # it is taken, however the farewell goes
+            server.quit()
+    return None
+
+
+@contextmanager
+def _mail_server(email: Email) -> Iterator[smtplib.SMTP]:
+    """Give the mail server, encrypted and logged in as configured; it is let go of without a word."""
     context = ssl.create_default_context(cafile=email.ca_file)
     host = email.host or ""
     if email.security == "tls":
@@ -113,18 +151,9 @@ def _by_email(letter: Letter, to: Notify, email: Email, site: str) -> str | None
             server.starttls(context=context)
         if email.username:
             server.login(email.username, "" if email.password_file is None else _secret(email.password_file))
-        try:
-            server.send_message(message)
-        except smtplib.SMTPRecipientsRefused as e:
-            code, said = next(iter(e.recipients.values()))
-            return _never_or_later(code, _plain(said))
-        except smtplib.SMTPDataError as e:
-            return _never_or_later(e.smtp_code, _plain(e.smtp_error))
-        with suppress(OSError, smtplib.SMTPException):  # it is taken, however the farewell goes
-            server.quit()
+        yield server
     finally:
         server.close()
-    return None
 
 
 def _never_or_later(code: int, said: str) -> str:
@@ -163,12 +192,7 @@ def _by_webhook(letter: Letter, to: Notify, site: str) -> str | None:
         body, headers["Content-Type"] = json.dumps(document), "application/json"
     if to.token_file is not None:
         headers["Authorization"] = f"Bearer {_secret(to.token_file)}"
-    connection: http.client.HTTPConnection
-    if url.scheme == "https":
-        context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(url.netloc, timeout=TIMEOUT_S, context=context)
-    else:
-        connection = http.client.HTTPConnection(url.netloc, timeout=TIMEOUT_S)
+    connection = _web_server(to)
     try:
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
         connection.request("POST", path, body.encode(), headers)
@@ -181,6 +205,13 @@ def _by_webhook(letter: Letter, to: Notify, site: str) -> str | None:
     if answer.status in _NEVER:
         return said
     raise PostError(said)
+
+
+def _web_server(to: Notify) -> http.client.HTTPConnection:
+    url = urlsplit(to.to)
+    if url.scheme == "https":
+        return http.client.HTTPSConnection(url.netloc, timeout=TIMEOUT_S, context=ssl.create_default_context())
+    return http.client.HTTPConnection(url.netloc, timeout=TIMEOUT_S)
 
 
 def _filled(value: str, fields: Mapping[str, str]) -> str:

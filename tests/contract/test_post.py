@@ -23,6 +23,7 @@ from agent.config import Config, Email, Notify
 from agent.domain import About, Evidence, Reason, Severity, Standing, WarningEvent, WarningState
 from agent.errors import PostError
 from agent.store import Store, StoreReader, sync_notes
+from sync.cli import check_post
 from sync.post import Letter, deliver
 from sync.postbox import Postbox
 from sync.postman import NOTE_S, POLL_S, Postman
@@ -205,6 +206,18 @@ def test_only_a_letter_that_would_fail_for_ever_is_given_up(sms: SmsGateway, sta
     else:
         with pytest.raises(PostError, match=f"{status} said"):
             deliver(LETTER, by_sms(sms), Email(), "farm1")
+
+
+def test_check_comes_as_far_as_a_letter_and_sends_none(start_mail: Callable[..., MailServer], sms: SmsGateway) -> None:
+    mail = start_mail()
+    server = {"host": "127.0.0.1", "port": mail.port, "security": "none"}
+    config = Config.model_validate({"notify": [as_config(anna()), as_config(by_sms(sms))], "email": server})
+    clock = FakeClock()
+    assert check_post(config, clock) == "reachable: anna by email, sms by webhook"
+    assert (mail.got, sms.got) == ([], [])
+    with pytest.raises(PostError, match="STARTTLS"):
+        check_post(config.model_copy(update={"email": Email(host="127.0.0.1", port=mail.port)}), clock)
+    assert "nobody" in check_post(Config(), clock)
 
 
 # --- from house.db to people ------------------------------------------------------------------------------------------
