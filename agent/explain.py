@@ -9,9 +9,10 @@ All texts are messages of ``agent/languages.py``, whole sentences wherever a lan
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent.domain import Cause, Reason, WarningState, from_ms
 from agent.languages import Locale, msg
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from agent.domain import Evidence, Standing, WarningEvent
+    from agent.domain import Evidence, Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ SENSORS = {
 # What usually lies behind a signal that is too low (-1) or too high (+1), the most usual first.
 # Sources (docs/sources.md): Tabler and Lott on water [S48] (a two-day dip is a problem: drinker height, air lock,
 # filter, pressure, sickness); house-computer manuals on feed [S22, S23] and ventilation alarms [S5]; water also rises
-# in heat [S47] and in gut disturbance (Aviagen [S49]). The order is our judgement.
+# in heat [S47] and in gut disturbance (Aviagen [S49]); ammonia comes out of the litter [S61]; what birds breathe out
+# stays where the air is not changed. The order is our judgement.
 _CAUSES: dict[tuple[str, int], tuple[str, ...]] = {
     ("water", -1): ("water_line_blocked", "water_meter_fault", "disease", "feed_outage"),
     ("water", 1): ("water_leak", "heat_stress", "gut_disturbance", "water_meter_fault"),
@@ -115,6 +117,9 @@ _CAUSES: dict[tuple[str, int], tuple[str, ...]] = {
     ("weight", -1): ("disease", "feed_outage", "scale_fault", "growth_lag"),
     ("weight", 1): ("scale_fault",),
     ("dead", 1): ("disease", "ventilation_failure", "heat_stress"),
+    ("ammonia", 1): ("wet_litter", "ventilation_failure"),
+    ("co2", 1): ("ventilation_failure",),
+    ("humidity", 1): ("ventilation_failure", "wet_litter"),
 }
 
 # Signals that leave their bands together name the cause better than the first alone; the first that fits is first.
@@ -191,7 +196,10 @@ CAUSES: dict[str, tuple[str, str]] = {
         msg("a gateway or controller without power or network"),
         msg("Check the power of the gateway and the controller, and the network between them."),
     ),
-    "sensor_stuck": (msg("a stuck sensor"), msg("Warm the sensor with your hand: its value must move.")),
+    "sensor_stuck": (
+        msg("a stuck sensor"),
+        msg("Change what the sensor measures (a warm hand, your breath, some water): its value must move."),
+    ),
     "sensor_disagrees": (
         msg("a sensor that disagrees with its twin"),
         msg("Hold a hand instrument beside the sensor and beside its twin."),
@@ -326,7 +334,7 @@ def explain(standing: Standing, causes: Sequence[Cause], told: Told, locale: Loc
     if standing.state is WarningState.NORMAL:  # the last word about it: nobody shall run for that
         what = _what_is_over(standing, told.at, locale)
         if standing.since is not None:
-            what = locale.say(msg("{what} (outside the expected {since})"), what=what, since=since)
+            what = locale.say(msg("{what} (warning {since})"), what=what, since=since)
         return Explanation(f"{where}: {what}.", locale.say(_NO_CHECK))
     known = CAUSES.get(causes[0].cause) if causes else None
     check_first = locale.say(known[1] if known else _LOOK)
@@ -335,11 +343,20 @@ def explain(standing: Standing, causes: Sequence[Cause], told: Told, locale: Loc
     return Explanation(f"{where}: {' '.join(part for part in parts if part)}", check_first)
 
 
-def retell(event: WarningEvent, house: str, locale: Locale) -> WarningEvent:
-    """Return a transition with its words for another reader; ``house`` is what people call it."""
-    told = Told(house, event.standing.flock, event.day_number, event.at)
-    words = explain(event.standing, event.causes, told, locale)
-    return replace(event, text=words.text, check_first=words.check_first, lang=locale.language)
+def reworded(row: Mapping[str, Any], standing: Standing, house: str, locale: Locale) -> Explanation | None:
+    """Return the words of a stored transition for another reader; None where the rule stands elsewhere by now.
+
+    Args:
+        row: of the stream ``warnings``; times in integer ms.
+        standing: where its rule stands, as it is stored.
+        house: what people call the house.
+        locale: who reads it.
+    """
+    if (standing.state.value, standing.id) != (row["state"], row["id"]):
+        return None
+    causes = [Cause(**cause) for cause in json.loads(row["causes"])]
+    told = Told(house, row["flock"], row["day_number"], from_ms(row["at"]))
+    return explain(standing, causes, told, locale)
 
 
 def why_of(evidence: Evidence, at: datetime, locale: Locale) -> str:
@@ -409,7 +426,7 @@ def _name(rule: str, locale: Locale) -> str:
     """Return what a rule looks at, as the beginning of a sentence."""
     kind, signal = kind_of(rule), signal_of_rule(rule)
     if kind in _ALONE:
-        return sensor_name(signal, locale) if signal else locale.say(msg("a sensor"))
+        return sensor_name(signal, locale) if signal else locale.say(msg("the house"))
     return locale.say(NAMES[base_of(signal)]) if base_of(signal) in NAMES else signal
 
 
@@ -493,9 +510,10 @@ def _with_outbreak(what: str, evidence: Evidence, locale: Locale) -> str:
 
 def _period(kind: str, evidence: Evidence, locale: Locale) -> str:
     """Return in words over how long it was; what was stored by an older version does not say."""
-    hours = 24 if kind == "trend" else 1
-    if evidence.over_s is not None:
-        hours = max(evidence.over_s // 3600, 1)
+    over_s = evidence.over_s or (86_400 if kind == "trend" else 3_600)
+    if over_s < 3_600:
+        return locale.say_many("in the last minute", "in the last {n} minutes", max(over_s // 60, 1))
+    hours = over_s // 3_600
     if hours > 48:
         return locale.say_many("in the last day", "in the last {n} days", hours // 24)
     return locale.say_many("in the last hour", "in the last {n} hours", hours)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from agent.alerts import iso
 from agent.bundles import find_bundle, load_bundle, shipped_directory
-from agent.domain import PUBLISHED_STATES, Cause, Severity, WarningState, from_ms
+from agent.domain import PUBLISHED_STATES, Severity, WarningState, from_ms
 from agent.errors import BundleError, StoreError
-from agent.explain import Told, explain
+from agent.explain import reworded
 from agent.store import STREAMS, StoreReader, sealed_watermarks, sync_notes
 from agent.wear import WearMeter, card_years
 
@@ -143,10 +143,8 @@ def warning_value(config: Config, house: str, rule: str, language: str | None = 
     if not latest:
         return None
     for standing in standings:
-        if standing.state.value == latest[0]["state"]:
-            causes = [Cause(**cause) for cause in json.loads(latest[0]["causes"])]
-            told = Told(config.called(house), latest[0]["flock"], latest[0]["day_number"], from_ms(latest[0]["at"]))
-            words = explain(standing, causes, told, config.locale(house, language))
+        words = reworded(latest[0], standing, config.called(house), config.locale(house, language))
+        if words is not None:
             latest[0] |= {"text": words.text, "check_first": words.check_first, "lang": language}
     times = {name: iso(from_ms(latest[0][name])) if latest[0][name] else None for name in ("at", "since", "raised_at")}
     return {**latest[0], **times, "causes": json.loads(latest[0]["causes"])}
