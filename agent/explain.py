@@ -35,7 +35,7 @@ class Explanation:
     check_first: str
 
 
-class Told(NamedTuple):
+class Occasion(NamedTuple):
     """Of what and when something is told."""
 
     house: str  # as people call it
@@ -325,7 +325,7 @@ def signal_of_rule(rule: str) -> str:
     return "dead" if rule == "mortality" else rule.partition("-")[2]
 
 
-def explain(standing: Standing, causes: Sequence[Cause], told: Told, locale: Locale) -> Explanation:
+def explain(standing: Standing, causes: Sequence[Cause], told: Occasion, locale: Locale) -> Explanation:
     """Return the words for a warning with these causes, for whoever reads them by ``locale``."""
     where = told.house
     if told.flock is not None:
@@ -355,7 +355,7 @@ def reworded(row: Mapping[str, Any], standing: Standing, house: str, locale: Loc
     if (standing.state.value, standing.id) != (row["state"], row["id"]):
         return None
     causes = [Cause(**cause) for cause in json.loads(row["causes"])]
-    told = Told(house, row["flock"], row["day_number"], from_ms(row["at"]))
+    told = Occasion(house, row["flock"], row["day_number"], from_ms(row["at"]))
     return explain(standing, causes, told, locale)
 
 

@@ -47,7 +47,7 @@ from agent.domain import (
     to_ms,
 )
 from agent.errors import InputError
-from agent.explain import Told, causes_of, direction_of, explain
+from agent.explain import Occasion, causes_of, direction_of, explain
 from agent.fitness import TARGET as WEIGHED
 from agent.fitness import Fitness
 from agent.flock import HouseLife, day_number
@@ -871,7 +871,7 @@ class HouseWatch:
         flock = self.life.flock
         age = self.day_number(at)
         causes = causes_of(standing, self._also(name), self._also(name, before=standing.since or at))
-        told = Told(self.called, None if flock is None else flock.flock, age, at)
+        told = Occasion(self.called, None if flock is None else flock.flock, age, at)
         words = explain(standing, causes, told, self.locale)
         return WarningEvent(
             at=at,

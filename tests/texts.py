@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.domain import Cause, Evidence, Reason, Standing, WarningState, to_ms
-from agent.explain import CAUSES, SENSORS, Told, causes_of, direction_of, explain, likelihood_of
+from agent.explain import CAUSES, SENSORS, Occasion, causes_of, direction_of, explain, likelihood_of
 from agent.languages import LANGUAGES, Locale
 from agent.signals import signal_of
 from tests.catalogues import messages_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 REVIEW = Path(__file__).parents[1] / "docs" / "texts.md"
 SINCE = datetime(2026, 3, 3, 14, 20, tzinfo=UTC)
-TOLD = Told("North house", "2026-02", 24, SINCE + timedelta(hours=2))
+TOLD = Occasion("North house", "2026-02", 24, SINCE + timedelta(hours=2))
 
 # signal: what was measured where too little and where too much, and what was expected; in the catalogue's units
 MEASURED = {

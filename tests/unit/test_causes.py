@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from agent.bundles import load_bundle
 from agent.domain import Cause, WarningState
 from agent.errors import BundleError
-from agent.explain import Told, causes_of, explain
+from agent.explain import Occasion, causes_of, explain
 from agent.languages import Locale
 from agent.manifest import parse_manifest
 from agent.predict import Due, Predictor, Result
@@ -244,7 +244,7 @@ def test_of_a_warning_that_is_over_no_cause_is_told(tmp_path: Path) -> None:
     stood = farm.standing("deviation-water")
     over = replace(stood, state=WarningState.NORMAL)
     assert causes_of(over, {}) == ()
-    assert "dry line" not in explain(over, (), Told("house1", None, None, farm.now), Locale()).text
+    assert "dry line" not in explain(over, (), Occasion("house1", None, None, farm.now), Locale()).text
 
 
 @pytest.mark.parametrize(

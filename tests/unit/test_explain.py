@@ -9,7 +9,7 @@ import pytest
 
 from agent import explain as words
 from agent.domain import Cause, Evidence, Reason, Standing, WarningState
-from agent.explain import Likelihood, Told, causes_of, direction_of, explain, likelihood_of
+from agent.explain import Likelihood, Occasion, causes_of, direction_of, explain, likelihood_of
 from agent.languages import Locale
 from agent.rules import KINDS
 
@@ -20,7 +20,7 @@ SIGNALS = ("water", "feed", "temperature", "weight", "humidity", "co2", "ammonia
 NAMES = sorted({f"{kind}-{signal}" for kind in ("deviation", "trend", "missing", "stuck") for signal in SIGNALS})
 
 
-TOLD = Told("house1", "f1", 24, SINCE + timedelta(hours=1))
+TOLD = Occasion("house1", "f1", 24, SINCE + timedelta(hours=1))
 
 
 def standing_of(rule: str, evidence: Evidence | None) -> Standing:
