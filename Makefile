@@ -9,7 +9,7 @@ LOCK := --universal --generate-hashes --python-version 3.11 --fork-strategy fewe
 	--custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install check chaos bench fuzz models models-check evaluate wheel lock clean
+.PHONY: help demo test install check chaos bench fuzz models models-check evaluate languages wheel lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -63,6 +63,10 @@ models-check: install ## train them anew beside the shipped ones: byte for byte 
 evaluate: install ## say how good the shipped bundles are on flocks they have not seen (SHORT=1: in minutes, without the real sets)
 	$(BIN)/python -m models_onnx.evaluate $(if $(SHORT),--short --ranges validation --out build/evaluation,--real $(or $(REAL),../shared/data))
 	$(if $(SHORT),,$(BIN)/python -m models_onnx.evaluate.outbreaks)
+
+languages: install ## bring the catalogues of messages to what the program says, compile them, and write docs/texts.md for review
+	$(BIN)/python -m tests.catalogues
+	$(BIN)/python -m tests.texts
 
 wheel: install ## build dist/flockwatch-*.whl, with the locked list of what it stands on beside it
 	rm -rf dist
