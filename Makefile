@@ -9,7 +9,7 @@ LOCK := --universal --generate-hashes --python-version 3.11 --fork-strategy fewe
 	--custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install home-assistant check chaos bench fuzz models models-check evaluate wheel lock clean
+.PHONY: help demo test install home-assistant check chaos bench fuzz models models-check evaluate languages wheel lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -73,6 +73,10 @@ $(HA)/.installed: $(STAMP)
 		"$$python" -c '' 2>/dev/null && break; done; $(BIN)/uv venv --quiet --clear --python "$$python" $(HA)
 	$(BIN)/uv pip install --quiet --python $(HA)/bin/python homeassistant
 	@touch $@
+
+languages: install ## bring the catalogues of messages to what the program says, compile them, and write docs/texts.md for review
+	$(BIN)/python -m tests.catalogues
+	$(BIN)/python -m tests.texts
 
 wheel: install ## build dist/flockwatch-*.whl, with the locked list of what it stands on beside it
 	rm -rf dist

@@ -57,6 +57,7 @@ def alert(event: WarningEvent) -> dict[str, object]:
         "model": evidence.model,
         "model_version": evidence.model_version,
         "reason": event.reason.value,
+        "lang": event.lang,
     }
 
 

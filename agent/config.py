@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from agent.clock import FarmDays
 from agent.domain import RULE_KINDS, About, HouseState, Kind, SeriesKey, Severity
 from agent.errors import ConfigError
+from agent.languages import ENGLISH, LANGUAGES, UNITS, Locale
 from agent.signals import Signal, base_of, signal_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,24 @@ def _plain_topic(topic: str) -> str:
 
 PlainTopic = Annotated[str, AfterValidator(_plain_topic)]
 Name = Annotated[str, AfterValidator(_checked_name)]
+
+
+def _known_language(tag: str) -> str:
+    if tag not in LANGUAGES:
+        message = f"there is no catalogue of {tag!r}; there are {', '.join(LANGUAGES)} (docs/languages.md)"
+        raise ValueError(message)
+    return tag
+
+
+def _known_units(units: str) -> str:
+    if units not in UNITS:
+        message = f"must be one of {', '.join(UNITS)}"
+        raise ValueError(message)
+    return units
+
+
 HouseName = Annotated[Name, AfterValidator(_not_ours)]
+LanguageTag = Annotated[str, AfterValidator(_known_language)]
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -67,6 +85,8 @@ class Site(Section):
     id: Name = "farm1"
     timezone: str = "UTC"
     day_starts_at: time = time(0, 0)
+    language: LanguageTag = ENGLISH
+    units: Annotated[str, AfterValidator(_known_units)] = "metric"
 
     @field_validator("timezone")
     @classmethod
@@ -219,6 +239,7 @@ class House(Section):
     area_m2: Positive | None = None
     volume_m3: Positive | None = None
     capacity: Annotated[int, Field(gt=0)] | None = None
+    language: LanguageTag | None = None  # None: the site's
     signals: dict[Name, SignalOverride] = {}
     facts: dict[Name, float] = {}  # of the house, for models that ask for house.<name>
 
@@ -419,6 +440,15 @@ class Config(Section):
                 told = house.signals.get(key.signal) or house.signals.get(base_of(key.signal))
                 return known if told is None else replace(known, **told.model_dump(exclude_none=True))
         return known
+
+    def called(self, house: str) -> str:
+        """Return what people call a house: its name, or its id where it has none."""
+        return next((known.name for known in self.house if known.id == house and known.name), house)
+
+    def locale(self, house: str | None = None, language: str | None = None) -> Locale:
+        """Return for whom warnings are written: of a house or the site, or in a ``language`` that is asked for."""
+        told = next((known.language for known in self.house if known.id == house), None)
+        return Locale(language or told or self.site.language, self.site.units, ZoneInfo(self.site.timezone))
 
     @property
     def client_id(self) -> str:

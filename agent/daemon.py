@@ -40,6 +40,7 @@ from agent.grid import Grid
 from agent.health import Health
 from agent.home import Home
 from agent.keeper import Keeper, opened
+from agent.languages import msg
 from agent.notify import Notifier
 from agent.orders import Orders
 from agent.peers import Peers
@@ -155,7 +156,7 @@ class Agent:
         known = self._begin(self.time.spans_to_rebuild())
         self._wear = WearMeter.restored(known.wear)
         self.decoder.restore(known.births)
-        self.site = SiteWarnings(known.standings)
+        self.site = SiteWarnings(known.standings, self.config.locale())
         for refused in predictor.refused:
             self.degrade(f"model {refused.bundle}", refused.reason)
         for refused in self.shadow.refused:
@@ -182,6 +183,8 @@ class Agent:
                 references=self.predictor.references(),
                 also=[*self.shadow.signals, *self.home.wants],
                 calibration=self.calibration,
+                called=house.name,
+                locale=self.config.locale(house.id),
             )
             for house in self.config.house
         ]
@@ -567,9 +570,9 @@ class Agent:
                 else Trouble(
                     missing.severity,
                     "a controller does not hear warnings",
-                    f"The controller {controller.name} has not confirmed within {controller.within_s} s. "
-                    f"{missing.text}",
+                    "The controller {controller} has not confirmed within {seconds} s. {text}",
                     "See whether the controller runs and is connected to the broker.",
+                    {"controller": controller.name, "seconds": str(controller.within_s), "text": missing.text},
                 )
             )
             if trouble is None and not is_proven:
@@ -579,7 +582,8 @@ class Agent:
                 trouble,
                 self.clock.now(),
                 about=About.EQUIPMENT,
-                over=f"The controller {controller.name} confirms what it is told again.",
+                over="The controller {controller} confirms what it is told again.",
+                controller=controller.name,
             )
             if event is not None:
                 self._said.append(event)
@@ -590,24 +594,31 @@ class Agent:
             return Trouble(
                 Severity.CRITICAL,
                 "the gateway's disk takes nothing",
-                f"Nothing that comes in can be kept: {self.health.degraded.get('store', 'the database fails')}. "
-                "The houses are watched on, and the broker keeps the readings.",
-                "Free space on the gateway's disk, or replace its card (docs/faults.md).",
+                msg(
+                    "Nothing that comes in can be kept: {error}. "
+                    "The houses are watched on, and the broker keeps the readings."
+                ),
+                msg("Free space on the gateway's disk, or replace its card (docs/faults.md)."),
+                {"error": self.health.degraded.get("store", "the database fails")},
             )
         if full := self.health.degraded.get("disk"):
             return Trouble(
                 Severity.MAJOR,
                 "the gateway's disk is full",
-                f"The gateway soon cannot keep what comes in: {full}.",
-                "Free space on the gateway's disk (docs/faults.md).",
+                msg("The gateway soon cannot keep what comes in: {error}."),
+                msg("Free space on the gateway's disk (docs/faults.md)."),
+                {"error": full},
             )
         if aside := self._quarantined:
             return Trouble(
                 Severity.MAJOR,
                 "a damaged database was put aside",
-                f"A damaged database was put aside as {', '.join(path.name for path in aside)}; "
-                "what it held and was not sealed is missing until it is recovered.",
-                "Run `flockwatch data recover`, and look for disk errors in `dmesg` (docs/faults.md).",
+                msg(
+                    "A damaged database was put aside as {files}; "
+                    "what it held and was not sealed is missing until it is recovered."
+                ),
+                msg("Run `flockwatch data recover`, and look for disk errors in `dmesg` (docs/faults.md)."),
+                {"files": ", ".join(path.name for path in aside)},
             )
         return None
 

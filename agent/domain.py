@@ -291,7 +291,7 @@ class Evidence:
     """What a rule is given to judge at one instant.
 
     ``score`` is the size of the deviation in units of the rule's own threshold: 1 is the limit, more is worse; None
-    means "cannot say", and ``why`` says why.
+    means "cannot say", and ``why`` says why: a message of agent/languages.py, with places for ``why_values``.
     """
 
     score: float | None
@@ -311,6 +311,9 @@ class Evidence:
     is_early: bool = False  # a model sees coming what the rule is about; it is not there yet
     course: tuple[float, ...] = ()  # what it was on the last days, the newest last, where that says more than a figure
     causes: tuple[Cause, ...] = ()  # probable causes by a model, the likeliest first; none: no model was asked
+    why_values: dict[str, str | float] = field(
+        default_factory=dict
+    )  # of the places in ``why``: sensor, share, since_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +351,7 @@ class WarningEvent:
     text: str
     causes: tuple[Cause, ...]
     check_first: str
+    lang: str = "en"  # of text and check_first
 
 
 @dataclass(frozen=True, slots=True)

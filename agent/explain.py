@@ -2,22 +2,29 @@
 
 Where a model names the causes, its word counts. Else they come from which signals leave their band together, and in
 which direction, and no probability is given: only a model that was measured on faults it never saw may give one.
+
+A probability is put into words of fixed meaning (``Likelihood``). Where nobody can say, that is said, with the reason.
+All texts are messages of ``agent/languages.py``, whole sentences wherever a language may want another order.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from agent.domain import Cause, Reason, WarningState
+from agent.domain import Cause, Reason, WarningState, from_ms
+from agent.languages import Locale, msg
 from agent.manifest import UNKNOWN_CAUSE
 from agent.rules import kind_of
 from agent.signals import base_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
-    from agent.domain import Evidence, Standing, WarningRule
+    from agent.domain import Evidence, Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +32,81 @@ class Explanation:
     """The words of one warning."""
 
     text: str
-    causes: tuple[Cause, ...]
     check_first: str
 
 
-_NAMES = {
-    "water": "water intake",
-    "feed": "feed intake",
-    "temperature": "inside temperature",
-    "weight": "weight on the scale",
-    "humidity": "relative humidity",
-    "co2": "CO2",
-    "ammonia": "ammonia",
-    "dead": "mortality",
+class Occasion(NamedTuple):
+    """Of what and when something is told."""
+
+    house: str  # as people call it
+    flock: str | None
+    day: int | None  # of the flock's age
+    at: datetime
+
+
+class Likelihood(StrEnum):
+    """The words for a probability, and what each means: in every text of every language the same."""
+
+    ALMOST_CERTAINLY = "almost certainly"  # 90 % and more
+    PROBABLY = "probably"  # 60 to 90 %
+    PERHAPS = "perhaps"  # 30 to 60 %
+    CANNOT_SAY = "cannot say"  # less than 30 %
+
+
+_WORTH_NAMING = 0.1  # a second cause that is less likely only distracts
+_AT_LEAST = ((0.9, Likelihood.ALMOST_CERTAINLY), (0.6, Likelihood.PROBABLY), (0.3, Likelihood.PERHAPS))
+
+NAMES = {
+    "water": msg("water intake"),
+    "feed": msg("feed intake"),
+    "temperature": msg("inside temperature"),
+    "outside_temperature": msg("outside temperature"),
+    "weight": msg("weight on the scale"),
+    "weight_count": msg("number of birds on the scale"),
+    "weight_sd": msg("spread of the weights on the scale"),
+    "humidity": msg("relative humidity"),
+    "outside_humidity": msg("outside humidity"),
+    "co2": msg("CO2"),
+    "ammonia": msg("ammonia"),
+    "pressure": msg("house pressure"),
+    "air_speed": msg("air speed"),
+    "light": msg("light"),
+    "ventilation": msg("ventilation"),
+    "heating": msg("heating"),
+    "silo": msg("feed in the silo"),
+    "energy": msg("power consumption"),
+    "dead": msg("mortality"),
+    "culled": msg("culling"),
 }
+"""What a signal is called at the beginning of a sentence; one that is not here, by its own name."""
+
+SENSORS = {
+    "water": msg("water meter"),
+    "feed": msg("feed meter"),
+    "temperature": msg("temperature sensor"),
+    "outside_temperature": msg("outside temperature sensor"),
+    "weight": msg("bird scale"),
+    "weight_count": msg("bird scale (count)"),
+    "weight_sd": msg("bird scale (spread)"),
+    "humidity": msg("humidity sensor"),
+    "outside_humidity": msg("outside humidity sensor"),
+    "co2": msg("CO2 sensor"),
+    "ammonia": msg("ammonia sensor"),
+    "pressure": msg("pressure sensor"),
+    "air_speed": msg("air speed sensor"),
+    "light": msg("light sensor"),
+    "ventilation": msg("ventilation signal"),
+    "heating": msg("heating signal"),
+    "silo": msg("silo weigher"),
+    "energy": msg("power meter"),
+}
+"""What the sensor of a signal is called; what people tell has none."""
 
 # What usually lies behind a signal that is too low (-1) or too high (+1), the most usual first.
 # Sources (docs/sources.md): Tabler and Lott on water [S48] (a two-day dip is a problem: drinker height, air lock,
 # filter, pressure, sickness); house-computer manuals on feed [S22, S23] and ventilation alarms [S5]; water also rises
-# in heat [S47] and in gut disturbance (Aviagen [S49]). The order is our judgement.
+# in heat [S47] and in gut disturbance (Aviagen [S49]); ammonia comes out of the litter [S61]; what birds breathe out
+# stays where the air is not changed. The order is our judgement.
 _CAUSES: dict[tuple[str, int], tuple[str, ...]] = {
     ("water", -1): ("water_line_blocked", "water_meter_fault", "disease", "feed_outage"),
     ("water", 1): ("water_leak", "heat_stress", "gut_disturbance", "water_meter_fault"),
@@ -54,6 +117,9 @@ _CAUSES: dict[tuple[str, int], tuple[str, ...]] = {
     ("weight", -1): ("disease", "feed_outage", "scale_fault", "growth_lag"),
     ("weight", 1): ("scale_fault",),
     ("dead", 1): ("disease", "ventilation_failure", "heat_stress"),
+    ("ammonia", 1): ("wet_litter", "ventilation_failure"),
+    ("co2", 1): ("ventilation_failure",),
+    ("humidity", 1): ("ventilation_failure", "wet_litter"),
 }
 
 # Signals that leave their bands together name the cause better than the first alone; the first that fits is first.
@@ -66,80 +132,137 @@ _TOGETHER: tuple[tuple[frozenset[tuple[str, int]], str], ...] = (
 
 CAUSES: dict[str, tuple[str, str]] = {
     "water_line_blocked": (
-        "a blocked or shut water line",
-        "Check the water: pressure at the regulators, the filter, drops at the nipples.",
+        msg("a blocked or shut water line"),
+        msg("Check the water: pressure at the regulators, the filter, drops at the nipples."),
     ),
-    "water_meter_fault": ("a faulty water meter", "Read the water meter by hand twice, ten minutes apart."),
-    "water_leak": ("a leaking water line", "Walk the water lines and look for wet litter and a running nipple."),
+    "water_meter_fault": (
+        msg("a faulty water meter"),
+        msg("Read the water meter by hand twice, ten minutes apart."),
+    ),
+    "water_leak": (
+        msg("a leaking water line"),
+        msg("Walk the water lines and look for wet litter and a running nipple."),
+    ),
     "feed_outage": (
-        "feed that does not reach the pans",
-        "Look into the feed pans at the end of the line, at the auger motor's breaker, and knock at the silo cone.",
+        msg("feed that does not reach the pans"),
+        msg(
+            "Look into the feed pans at the end of the line, at the auger motor's breaker, and knock at the silo cone."
+        ),
     ),
-    "feed_bridge_in_silo": ("feed that bridges in the silo", "Knock at the silo cone: feed may have bridged."),
-    "feed_spillage": ("feed that is spilled", "Look for pans that overflow."),
-    "feed_meter_fault": ("a faulty feed weigher", "Compare the feed weigher with the silo's weight."),
-    "heater_failure": ("heating that fails", "Look whether the heaters burn: gas or oil, flame, thermostat."),
-    "heater_stuck_on": ("a heater that does not stop", "Look whether a heater burns that should not."),
+    "feed_bridge_in_silo": (
+        msg("feed that bridges in the silo"),
+        msg("Knock at the silo cone: feed may have bridged."),
+    ),
+    "feed_spillage": (msg("feed that is spilled"), msg("Look for pans that overflow.")),
+    "feed_meter_fault": (msg("a faulty feed weigher"), msg("Compare the feed weigher with the silo's weight.")),
+    "heater_failure": (
+        msg("heating that fails"),
+        msg("Look whether the heaters burn: gas or oil, flame, thermostat."),
+    ),
+    "heater_stuck_on": (
+        msg("a heater that does not stop"),
+        msg("Look whether a heater burns that should not."),
+    ),
     "over_ventilation": (
-        "too much ventilation",
-        "Compare the fans that run with the step that the climate computer shows.",
+        msg("too much ventilation"),
+        msg("Compare the fans that run with the step that the climate computer shows."),
     ),
     "ventilation_failure": (
-        "ventilation that fails",
-        "Go to the house: listen whether the fans run, look at breakers, belts and inlets.",
+        msg("ventilation that fails"),
+        msg("Go to the house: listen whether the fans run, look at breakers, belts and inlets."),
     ),
-    "door_open": ("an open door", "Look for an open door or gate."),
-    "temperature_sensor_fault": ("a faulty temperature sensor", "Hold a hand thermometer beside the sensor."),
-    "heat_stress": ("heat stress", "Look whether the birds pant; check air speed and cooling."),
+    "door_open": (msg("an open door"), msg("Look for an open door or gate.")),
+    "temperature_sensor_fault": (
+        msg("a faulty temperature sensor"),
+        msg("Hold a hand thermometer beside the sensor."),
+    ),
+    "heat_stress": (msg("heat stress"), msg("Look whether the birds pant; check air speed and cooling.")),
     "wet_litter": (
-        "wet litter and ammonia",
-        "Feel the litter under the drinkers and along the walls; check drinkers and ventilation.",
+        msg("wet litter and ammonia"),
+        msg("Feel the litter under the drinkers and along the walls; check drinkers and ventilation."),
     ),
     "disease": (
-        "a disease",
-        "Walk the house: look at the droppings and the resting birds, and call the vet if you find sick ones.",
+        msg("a disease"),
+        msg("Walk the house: look at the droppings and the resting birds, and call the vet if you find sick ones."),
     ),
-    "gut_disturbance": ("upset guts", "Look at droppings and litter."),
-    "growth_lag": ("birds that grow too slowly", "Weigh 100 birds by hand and compare."),
-    "scale_fault": ("a dirty or faulty bird scale", "Clean the scale, let it read zero, and weigh a known weight."),
-    "sensor_silent": ("a sensor that is silent", "Check the sensor's plug and cable."),
+    "gut_disturbance": (msg("upset guts"), msg("Look at droppings and litter.")),
+    "growth_lag": (msg("birds that grow too slowly"), msg("Weigh 100 birds by hand and compare.")),
+    "scale_fault": (
+        msg("a dirty or faulty bird scale"),
+        msg("Clean the scale, let it read zero, and weigh a known weight."),
+    ),
+    "sensor_silent": (msg("a sensor that is silent"), msg("Check the sensor's plug and cable.")),
     "gateway_silent": (
-        "a gateway or controller without power or network",
-        "Check the power of the gateway and the controller, and the network between them.",
+        msg("a gateway or controller without power or network"),
+        msg("Check the power of the gateway and the controller, and the network between them."),
     ),
-    "sensor_stuck": ("a stuck sensor", "Warm the sensor with your hand: its value must move."),
+    "sensor_stuck": (
+        msg("a stuck sensor"),
+        msg("Change what the sensor measures (a warm hand, your breath, some water): its value must move."),
+    ),
     "sensor_disagrees": (
-        "a sensor that disagrees with its twin",
-        "Hold a hand instrument beside the sensor and beside its twin.",
+        msg("a sensor that disagrees with its twin"),
+        msg("Hold a hand instrument beside the sensor and beside its twin."),
     ),
     "sensor_drift": (
-        "a sensor that drifts, or is dirty or unsteady",
-        "Hold a hand instrument beside the sensor, and clean it.",
+        msg("a sensor that drifts, or is dirty or unsteady"),
+        msg("Hold a hand instrument beside the sensor, and clean it."),
     ),
     "sensor_scale": (
-        "a sensor with a wrong unit or factor",
-        "Compare the sensor with a hand instrument, then its unit and factor in the controller.",
+        msg("a sensor with a wrong unit or factor"),
+        msg("Compare the sensor with a hand instrument, then its unit and factor in the controller."),
     ),
     "unrecorded_event": (
-        "something that was done and not told",
-        "Ask who was in the house: birds taken out, catching, a count; then tell it with `flockwatch flock`.",
+        msg("something that was done and not told"),
+        msg("Ask who was in the house: birds taken out, catching, a count; then tell it with `flockwatch flock`."),
     ),
-    "clock_error": ("a wrong clock in the house computer", "Compare the house computer's clock with your own."),
+    "clock_error": (
+        msg("a wrong clock in the house computer"),
+        msg("Compare the house computer's clock with your own."),
+    ),
 }
 """The causes that have words: what each is called in a sentence, and the first thing to check."""
 
-_SURE = 0.5  # a cause that is likelier than everything else together is called probable
-_LOOK = "Go to the house and look."
-_NO_CHECK = "Nothing: it is over."
+_LOOK = msg("Go to the house and look.")
+_NO_CHECK = msg("Nothing: it is over.")
+
+_BY_LIKELIHOOD = {
+    Likelihood.ALMOST_CERTAINLY: msg("Almost certainly {cause} ({chance})."),
+    Likelihood.PROBABLY: msg("Probably {cause} ({chance})."),
+    Likelihood.PERHAPS: msg("Perhaps {cause} ({chance})."),
+    Likelihood.CANNOT_SAY: msg("What it is cannot be said: nothing is likelier than {chance}."),
+}
+_FALSE_BY_LIKELIHOOD = {
+    Likelihood.ALMOST_CERTAINLY: msg("It is almost certainly a false alarm ({chance})."),
+    Likelihood.PROBABLY: msg("It is probably a false alarm ({chance})."),
+    Likelihood.PERHAPS: msg("It is perhaps a false alarm ({chance})."),
+}
+_EARLY_BY_LIKELIHOOD = {
+    Likelihood.ALMOST_CERTAINLY: msg(
+        "more birds die than usual, and an outbreak is almost certainly coming ({chance})"
+    ),
+    Likelihood.PROBABLY: msg("more birds die than usual, and an outbreak is probably coming ({chance})"),
+    Likelihood.PERHAPS: msg("more birds die than usual, and an outbreak is perhaps coming ({chance})"),
+    Likelihood.CANNOT_SAY: msg(
+        "more birds die than usual; whether an outbreak is coming cannot be said yet ({chance})"
+    ),
+}
 
 _OVER = {
-    Reason.BACK_BEFORE_DELAY: "is as expected again",
-    Reason.BACK_IN_BAND: "is as expected again",
-    Reason.SHELF_TIME_OVER: "is as expected again",
-    Reason.CANNOT_SAY: "cannot be judged any more: too little is measured",
-    Reason.HOUSE_STATE: "is watched again",
-    Reason.RULE_REMOVED: "is not watched any more",
+    Reason.BACK_BEFORE_DELAY: msg("{name} is as expected again"),
+    Reason.BACK_IN_BAND: msg("{name} is as expected again"),
+    Reason.SHELF_TIME_OVER: msg("{name} is as expected again"),
+    Reason.CANNOT_SAY: msg("{name} cannot be judged any more: too little is measured"),
+    Reason.HOUSE_STATE: msg("{name} is watched again"),
+    Reason.RULE_REMOVED: msg("{name} is not watched any more"),
 }
+_OVER_OF = {  # of kinds that look at sensors, what "as expected again" is
+    "missing": msg("{name} reports again"),
+    "silent": msg("sensors of this house report again"),
+    "stuck": msg("{name} moves again"),
+    "disagree": msg("{name} agrees with the others again"),
+}
+_AS_EXPECTED = frozenset({Reason.BACK_BEFORE_DELAY, Reason.BACK_IN_BAND, Reason.SHELF_TIME_OVER})
 
 _ALONE = {
     "missing": ("sensor_silent",),
@@ -147,6 +270,18 @@ _ALONE = {
     "stuck": ("sensor_stuck",),
     "disagree": ("sensor_disagrees",),
 }
+
+_WAY = {  # by direction, and whether the size of the difference can be told
+    (-1, True): msg("{name} {period} is {size} below the expected: {actual} instead of {expected}"),
+    (-1, False): msg("{name} {period} is below the expected: {actual} instead of {expected}"),
+    (1, True): msg("{name} {period} is {size} above the expected: {actual} instead of {expected}"),
+    (1, False): msg("{name} {period} is above the expected: {actual} instead of {expected}"),
+}
+
+
+def likelihood_of(probability: float) -> Likelihood:
+    """Return the word for a probability."""
+    return next((word for limit, word in _AT_LEAST if probability >= limit), Likelihood.CANNOT_SAY)
 
 
 def direction_of(evidence: Evidence) -> int:
@@ -156,172 +291,229 @@ def direction_of(evidence: Evidence) -> int:
     return -1 if evidence.actual < evidence.expected else 1
 
 
-def explain(
-    rule: WarningRule,
-    standing: Standing,
-    also: Mapping[str, int],
-    where: str,
-    when: str,
-    earlier: Mapping[str, int] | None = None,
-) -> Explanation:
-    """Return the words for a warning.
+def causes_of(
+    standing: Standing, also: Mapping[str, int], earlier: Mapping[str, int] | None = None
+) -> tuple[Cause, ...]:
+    """Return the probable causes of a warning, the likeliest first; none of one that is over.
 
     Args:
-        rule: The rule that stands.
         standing: Where it stands, with its evidence.
         also: The other signals of the house that are out of their band now, each with its direction (-1 or 1).
-        where: The house, flock and day in words.
-        when: Since when it stands or stood, in the farm's own time.
         earlier: Those of ``also`` that left their band before this one, the first one first: what stopped them
             probably stopped this one, too (feed intake follows a water line that is shut within hours).
     """
-    if standing.state is WarningState.NORMAL:  # the last word about it: nobody shall run for that
-        over = _OVER.get(standing.reason or Reason.BACK_IN_BAND, "is over")
-        if standing.reason is Reason.CANNOT_SAY and standing.evidence is not None and standing.evidence.why:
-            over = f"cannot be judged any more: {standing.evidence.why}"
-        elif standing.reason is Reason.BACK_IN_BAND and standing.evidence is not None and standing.evidence.why:
-            over = standing.evidence.why
-        began = f" (out of course since {when})" if standing.since is not None else ""
-        return Explanation(f"{where}: {_subject(rule)} {over}{began}.", (), _NO_CHECK)
-    modelled = standing.evidence.causes if standing.evidence is not None else ()
-    causes = modelled or _causes(rule, standing, also, earlier or {})
-    check_first = CAUSES[causes[0].cause][1] if causes and causes[0].cause in CAUSES else _LOOK
-    unknown = ""
-    if standing.unknown_since is not None and standing.evidence is not None and standing.evidence.why:
-        unknown = f"Whether it still is so cannot be said: {standing.evidence.why}. "
-    because = _because(modelled, standing.evidence.confidence) if modelled and standing.evidence is not None else ""
-    text = f"{where}: {_sentence(rule, standing)}, since {when}. {unknown}{because}{check_first}"
-    return Explanation(text, causes, check_first)
-
-
-def _because(causes: Sequence[Cause], confidence: float | None) -> str:
-    """Return what a model takes for the cause, and whether it may be nothing at all."""
-    doubt = "It may be a false alarm. " if confidence is not None and confidence < _SURE else ""
-    first = causes[0]
-    if first.cause == UNKNOWN_CAUSE:
-        return f"{doubt}It fits no cause that is known well. "
-    if first.probability is not None and first.probability >= _SURE:
-        return f"{doubt}Probably {_called(first)}. "
-    named = [_called(cause) for cause in causes if cause.cause != UNKNOWN_CAUSE][:2]
-    return f"{doubt}Perhaps {' or '.join(named)}. "
-
-
-def _called(cause: Cause) -> str:
-    words = CAUSES[cause.cause][0] if cause.cause in CAUSES else cause.cause.replace("_", " ")
-    return words if cause.probability is None else f"{words} ({100 * cause.probability:.0f} %)"
-
-
-def _causes(
-    rule: WarningRule, standing: Standing, also: Mapping[str, int], earlier: Mapping[str, int]
-) -> tuple[Cause, ...]:
-    kind = kind_of(rule.name)
+    if standing.state is WarningState.NORMAL:
+        return ()
+    if standing.evidence is not None and standing.evidence.causes:
+        return standing.evidence.causes
+    kind, signal = kind_of(standing.rule), base_of(signal_of_rule(standing.rule))
     if kind in _ALONE:
         return tuple(Cause(cause) for cause in _ALONE[kind])
-    if standing.evidence is None or rule.signal is None:
+    if standing.evidence is None or not signal:
         return ()
-    signal = base_of(rule.signal)
     direction = direction_of(standing.evidence) or 1
     own = _CAUSES.get((signal, direction), ())
     seen = {*also.items(), (signal, direction)}
     first = [cause for pattern, cause in _TOGETHER if (signal, direction) in pattern and pattern <= seen]
-    root = [_CAUSES[found][0] for found in earlier.items() if found in _CAUSES and found[1] == direction == -1][:1]
-    return tuple(Cause(cause) for cause in _distinct([*first, *root, *own]))
+    before = (earlier or {}).items()
+    root = [_CAUSES[found][0] for found in before if found in _CAUSES and found[1] == direction == -1][:1]
+    return tuple(Cause(cause) for cause in dict.fromkeys([*first, *root, *own]))
 
 
-def _distinct(causes: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(causes))
+def signal_of_rule(rule: str) -> str:
+    """Return the signal that a rule looks at; empty where it looks at a whole house."""
+    return "dead" if rule == "mortality" else rule.partition("-")[2]
 
 
-def _subject(rule: WarningRule) -> str:
-    kind = kind_of(rule.name)
-    if kind in {"missing", "stuck", "disagree"}:
-        return f"sensor {rule.signal}" if rule.signal else "a sensor"
-    return "the house" if kind == "silent" else _name(rule)
+def explain(standing: Standing, causes: Sequence[Cause], told: Occasion, locale: Locale) -> Explanation:
+    """Return the words for a warning with these causes, for whoever reads them by ``locale``."""
+    where = told.house
+    if told.flock is not None:
+        where = locale.say(msg("{house}, flock {flock}, day {day}"), house=where, flock=told.flock, day=told.day)
+    since = locale.since(standing.since or told.at, told.at)
+    if standing.state is WarningState.NORMAL:  # the last word about it: nobody shall run for that
+        what = _what_is_over(standing, told.at, locale)
+        if standing.since is not None:
+            what = locale.say(msg("{what} (warning {since})"), what=what, since=since)
+        return Explanation(f"{where}: {what}.", locale.say(_NO_CHECK))
+    known = CAUSES.get(causes[0].cause) if causes else None
+    check_first = locale.say(known[1] if known else _LOOK)
+    what = locale.say(msg("{what}, {since}."), what=_what(standing, locale), since=since)
+    parts = [what, _unknown(standing, told.at, locale), *_behind_it(standing, causes, locale), check_first]
+    return Explanation(f"{where}: {' '.join(part for part in parts if part)}", check_first)
 
 
-def _name(rule: WarningRule) -> str:
-    return _NAMES.get(base_of(rule.signal or ""), rule.signal or "")
+def reworded(row: Mapping[str, Any], standing: Standing, house: str, locale: Locale) -> Explanation | None:
+    """Return the words of a stored transition for another reader; None where the rule stands elsewhere by now.
+
+    Args:
+        row: of the stream ``warnings``; times in integer ms.
+        standing: where its rule stands, as it is stored.
+        house: what people call the house.
+        locale: who reads it.
+    """
+    if (standing.state.value, standing.id) != (row["state"], row["id"]):
+        return None
+    causes = [Cause(**cause) for cause in json.loads(row["causes"])]
+    told = Occasion(house, row["flock"], row["day_number"], from_ms(row["at"]))
+    return explain(standing, causes, told, locale)
 
 
-def _sentence(rule: WarningRule, standing: Standing) -> str:
-    evidence = standing.evidence
-    kind = kind_of(rule.name)
-    name = _name(rule)
+def why_of(evidence: Evidence, at: datetime, locale: Locale) -> str:
+    """Return in words why nobody can say, or why it is over."""
+    values: dict[str, object] = {}
+    for name, value in evidence.why_values.items():
+        if name == "share":
+            values[name] = locale.percent(float(value))
+        elif name == "sensor":
+            values[name] = sensor_name(str(value), locale)
+        elif name == "since_ms":
+            values["since"] = locale.since(from_ms(int(value)), at)
+    return locale.say(evidence.why, **values)
+
+
+def sensor_name(sensor: str, locale: Locale) -> str:
+    """Return what a sensor is called, with its number if it has one."""
+    base = base_of(sensor)
+    if base not in SENSORS:
+        return locale.say(msg("sensor {name}"), name=sensor)
+    return locale.say(SENSORS[base]) + sensor.removeprefix(base).replace("-", " ")
+
+
+def _unknown(standing: Standing, at: datetime, locale: Locale) -> str:
+    if standing.unknown_since is None or standing.evidence is None or not standing.evidence.why:
+        return ""
+    why = why_of(standing.evidence, at, locale)
+    return locale.say(msg("Whether it still is so cannot be said: {why}."), why=why)
+
+
+def _behind_it(standing: Standing, causes: Sequence[Cause], locale: Locale) -> list[str]:
+    """Return what is probably behind it, and whether it may be nothing at all; nothing beyond what is known."""
+    if kind_of(standing.rule) in _ALONE:
+        return []  # the sentence says it
+    if not causes:
+        return [locale.say(msg("What is behind it cannot be said: nothing points to one cause."))]
+    first, named = causes[0], [_called(cause, locale) for cause in causes if cause.cause != UNKNOWN_CAUSE]
+    if first.probability is None:
+        if len(named) == 1:
+            return [locale.say(msg("Usually {cause}."), cause=named[0])]
+        return [locale.say(msg("Usually {cause} or {other}."), cause=named[0], other=named[1])]
+    doubt = _doubt(standing.evidence, locale)
+    if first.cause == UNKNOWN_CAUSE:
+        return [doubt, locale.say(msg("It fits no cause that is known well."))]
+    word, chance = likelihood_of(first.probability), locale.chance(first.probability)
+    other_share = next((cause.probability or 0.0 for cause in causes[1:] if cause.cause != UNKNOWN_CAUSE), 0.0)
+    if word is Likelihood.PERHAPS and other_share >= _WORTH_NAMING:
+        other, other_chance = named[1], locale.chance(other_share)
+        both = msg("Perhaps {cause} ({chance}) or {other} ({other_chance}).")
+        return [doubt, locale.say(both, cause=named[0], chance=chance, other=other, other_chance=other_chance)]
+    return [doubt, locale.say(_BY_LIKELIHOOD[word], cause=named[0], chance=chance)]
+
+
+def _doubt(evidence: Evidence | None, locale: Locale) -> str:
+    """Return how likely it is to be no true departure, where that is worth a word."""
+    if evidence is None or evidence.confidence is None or evidence.is_early:
+        return ""
+    word = _FALSE_BY_LIKELIHOOD.get(likelihood_of(1 - evidence.confidence))
+    return "" if word is None else locale.say(word, chance=locale.chance(1 - evidence.confidence))
+
+
+def _called(cause: Cause, locale: Locale) -> str:
+    return locale.say(CAUSES[cause.cause][0]) if cause.cause in CAUSES else cause.cause.replace("_", " ")
+
+
+def _name(rule: str, locale: Locale) -> str:
+    """Return what a rule looks at, as the beginning of a sentence."""
+    kind, signal = kind_of(rule), signal_of_rule(rule)
+    if kind in _ALONE:
+        return sensor_name(signal, locale) if signal else locale.say(msg("the house"))
+    return locale.say(NAMES[base_of(signal)]) if base_of(signal) in NAMES else signal
+
+
+def _what_is_over(standing: Standing, at: datetime, locale: Locale) -> str:
+    reason, kind, evidence = standing.reason or Reason.BACK_IN_BAND, kind_of(standing.rule), standing.evidence
+    name = _name(standing.rule, locale)
+    if evidence is not None and evidence.why and reason is Reason.CANNOT_SAY:
+        return locale.say(msg("{name} cannot be judged any more: {why}"), name=name, why=why_of(evidence, at, locale))
+    if evidence is not None and evidence.why and reason is Reason.BACK_IN_BAND:
+        return f"{name} {why_of(evidence, at, locale)}"
+    if kind in _OVER_OF and reason in _AS_EXPECTED:
+        return locale.say(_OVER_OF[kind], name=name)
+    return locale.say(_OVER.get(reason, msg("{name} is over")), name=name)
+
+
+def _what(standing: Standing, locale: Locale) -> str:
+    """Return what is the matter, in one sentence without its end."""
+    evidence, kind = standing.evidence, kind_of(standing.rule)
+    name = _name(standing.rule, locale)
     if kind == "missing":
-        return f"{rule.signal} has stopped reporting"
+        return locale.say(msg("{name} has stopped reporting"), name=name)
     if kind == "silent":
-        return "no sensor of this house reports any more"
+        return locale.say(msg("no sensor of this house reports any more"))
     if kind == "stuck":
-        value = "" if evidence is None else f" {_number(evidence.actual, evidence.unit)}"
-        return f"{rule.signal} shows the same value{value} without a change"
+        if evidence is None or evidence.actual is None:
+            return locale.say(msg("{name} shows the same value without a change"), name=name)
+        value = locale.amount(evidence.actual, evidence.unit)
+        return locale.say(msg("{name} shows the same value, {value}, without a change"), name=name, value=value)
+    if evidence is None or evidence.actual is None or evidence.expected is None:
+        if kind == "disagree":
+            return locale.say(
+                msg("{name} disagrees with the others that measure the same, and is not believed"), name=name
+            )
+        return locale.say(msg("{name} is outside its usual range"), name=name)
+    actual, expected = (locale.amount(value, evidence.unit) for value in (evidence.actual, evidence.expected))
     if kind == "disagree":
-        return _disagreement(rule, evidence)
-    if evidence is None or evidence.actual is None or evidence.expected is None:
-        return f"{name} is out of its band"
-    actual, expected = (_number(value, evidence.unit) for value in (evidence.actual, evidence.expected))
+        shows = msg("{name} shows {actual} where the others would have it show {expected}, and is not believed")
+        return locale.say(shows, name=name, actual=actual, expected=expected)
     if evidence.is_early:
-        return _forecast(name, evidence, actual, expected)
-    way = "below" if direction_of(evidence) < 0 else "above"
-    over = "of the last day told" if kind == "mortality" else _over(kind, evidence)
-    size = _size(evidence)
-    band = ""
+        return _forecast(evidence, actual, expected, locale)
+    size = locale.difference(evidence.actual, evidence.expected, evidence.unit)
+    way = _WAY[direction_of(evidence), size is not None]
+    period = locale.say(msg("on the last day counted")) if kind == "mortality" else _period(kind, evidence, locale)
+    what = locale.say(way, name=name, period=period, size=size, actual=actual, expected=expected)
+    if kind == "mortality":
+        return _with_outbreak(_with_course(what, evidence, locale), evidence, locale)
     if evidence.low is not None and evidence.high is not None:
-        band = (
-            f" ({_number(evidence.low, None)} to {_number(evidence.high, evidence.unit)} is usual for this flock now)"
-        )
-    days = f"; the last days: {_course(evidence)}" if evidence.course else ""
-    return f"{name} {over} is {size}{way} the expected: {actual} instead of {expected}{band}{days}"
+        usual = locale.range(evidence.low, evidence.high, evidence.unit)
+        what = locale.say(msg("{what} (usual for this flock now: {range})"), what=what, range=usual)
+    return _with_course(what, evidence, locale)
 
 
-def _forecast(name: str, evidence: Evidence, actual: str, expected: str) -> str:
-    chance = "" if evidence.confidence is None else f" (probability {evidence.confidence:.0%})"
-    return (
-        f"{name} may be about to become an outbreak{chance}: {actual} on the last day told, {expected} are usual; "
-        f"the last days: {_course(evidence)}; an outbreak begins at {_number(evidence.high, evidence.unit)} a day"
+def _forecast(evidence: Evidence, actual: str, expected: str, locale: Locale) -> str:
+    sure = evidence.confidence
+    if sure is None:
+        what = locale.say(msg("more birds die than usual, and an outbreak may be coming"))
+    else:
+        what = locale.say(_EARLY_BY_LIKELIHOOD[likelihood_of(sure)], chance=locale.chance(sure))
+    what = locale.say(
+        msg("{what}: {actual} on the last day counted, {expected} would be usual"),
+        what=what,
+        actual=actual,
+        expected=expected,
     )
+    return _with_outbreak(_with_course(what, evidence, locale), evidence, locale)
 
 
-def _course(evidence: Evidence) -> str:
-    return ", ".join(f"{value:.0f}" for value in evidence.course)
+def _with_course(what: str, evidence: Evidence, locale: Locale) -> str:
+    if not evidence.course:
+        return what
+    days = ", ".join(f"{value:.0f}" for value in evidence.course)
+    return locale.say(msg("{what}; the last days: {days}"), what=what, days=days)
 
 
-def _over(kind: str, evidence: Evidence) -> str:
+def _with_outbreak(what: str, evidence: Evidence, locale: Locale) -> str:
+    if evidence.high is None:
+        return what
+    limit = locale.amount(evidence.high, evidence.unit)
+    return locale.say(msg("{what}; an outbreak begins at {limit} a day"), what=what, limit=limit)
+
+
+def _period(kind: str, evidence: Evidence, locale: Locale) -> str:
     """Return in words over how long it was; what was stored by an older version does not say."""
-    hours = 24 if kind == "trend" else 1
-    if evidence.over_s is not None:
-        hours = evidence.over_s // 3600
+    over_s = evidence.over_s or (86_400 if kind == "trend" else 3_600)
+    if over_s < 3_600:
+        return locale.say_many("in the last minute", "in the last {n} minutes", max(over_s // 60, 1))
+    hours = over_s // 3_600
     if hours > 48:
-        return f"in the last {hours // 24} days"
-    return "in the last hour" if hours <= 1 else f"in the last {hours} hours"
-
-
-def _disagreement(rule: WarningRule, evidence: Evidence | None) -> str:
-    if evidence is None or evidence.actual is None or evidence.expected is None:
-        return f"{_subject(rule)} disagrees with the others that measure the same, and is not believed"
-    actual, expected = (_number(value, evidence.unit) for value in (evidence.actual, evidence.expected))
-    return f"{_subject(rule)} shows {actual} where the others would have it show {expected}, and is not believed"
-
-
-def _size(evidence: Evidence) -> str:
-    """Return how far off it is in words; for temperatures the difference, for everything else percent."""
-    if evidence.actual is None or evidence.expected is None:
-        return ""
-    difference = abs(evidence.actual - evidence.expected)
-    if evidence.unit == "Cel":
-        return f"{difference:.1f} K "
-    if abs(evidence.expected) < 1e-9:
-        return ""
-    return f"{100 * difference / abs(evidence.expected):.0f} % "
-
-
-def _number(value: float | None, unit: str | None) -> str:
-    if value is None:
-        return "unknown"
-    digits = (
-        f"{value:.0f}"
-        if abs(value) >= 100 or unit == "birds"
-        else f"{value:.1f}"
-        if abs(value) >= 1
-        else f"{value:.2g}"
-    )
-    return digits if unit is None else f"{digits} {'°C' if unit == 'Cel' else unit}"
+        return locale.say_many("in the last day", "in the last {n} days", hours // 24)
+    return locale.say_many("in the last hour", "in the last {n} hours", hours)

@@ -171,7 +171,8 @@ def _cannot_say(
     if (
         standing.unknown_since is None and standing.evidence is not None
     ):  # what was last measured stays, and why it ends
-        standing = replace(standing, evidence=replace(standing.evidence, why=evidence.why))
+        told = replace(standing.evidence, why=evidence.why, why_values=evidence.why_values)
+        standing = replace(standing, evidence=told)
     if at - unknown_since >= patience:
         return _moved(standing, WarningState.NORMAL, Reason.CANNOT_SAY, at)
     return replace(standing, unknown_since=unknown_since), None

@@ -12,6 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
 from agent.domain import Evidence
+from agent.languages import msg
 from agent.rules import KINDS, severity_of
 
 if TYPE_CHECKING:
@@ -60,10 +61,10 @@ def counted(rule: WarningRule, losses: Sequence[tuple[date, float]], live: float
         return None
     last, birds = known[-1]
     if last < today - timedelta(days=1):
-        return Evidence(None, why="nobody told of dead birds")
+        return Evidence(None, why=msg("nobody told of dead birds"))
     before = [lost for day, lost in known[:-1] if day >= last - _MEDIAN_DAYS]
     if len(before) < _DAYS_FOR_A_MEDIAN or not isfinite(live):
-        return Evidence(None, why="too few days to compare with")
+        return Evidence(None, why=msg("too few days to compare with"))
     usual = max(median(before), _SMALLEST_USUAL_LOSS * live)
     score = min(birds / (rule.threshold * live), birds / (OUTBREAK_FACTOR * usual))
     return Evidence(
@@ -99,12 +100,12 @@ def foreseen(
     shown = None if stands is None else stands.evidence
     was_early = shown is not None and shown.is_early
     if said is None:
-        return replace(found, score=None, why="the model that saw it coming says nothing") if was_early else found
+        return replace(found, score=None, why=msg("the model that saw it coming says nothing")) if was_early else found
     score = _odds(said.probability) / _odds(said.limit) / (rule.threshold / KINDS[RULE].threshold)
     if score <= (found.score or 0.0):
         return found
     if was_early and stands is not None and at - (stands.raised_at or at) >= FORESEEN_FOR:
-        return replace(found, why="has not become the outbreak that seemed near")
+        return replace(found, why=msg("has not become the outbreak that seemed near"))
     if shown is not None and not was_early:  # an outbreak that is there is none to come
         return replace(found, score=score)
     return replace(

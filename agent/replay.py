@@ -273,6 +273,8 @@ class Replay:
                 also=shadow.signals if shadow else (),
                 calibration=self._calibration,
                 scores_each=True,
+                called=config.called(house),
+                locale=config.locale(house),
             )
             for house in houses
         }

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from agent.domain import Evidence, Quality, SeriesKey, from_ms, to_ms
+from agent.languages import msg
 from agent.signals import base_of
 
 if TYPE_CHECKING:
@@ -33,12 +34,16 @@ NOTHING = Evidence(0.0)
 _QUALITIES = tuple(Quality)  # by number: an index costs a tenth of a call of the enum
 
 _FAULTS = {
-    Quality.STUCK: "is stuck",
-    Quality.OUT_OF_RANGE: "shows what cannot be",
-    Quality.JUMP: "jumps",
-    Quality.SUSPECT: "seems to send another unit",
+    Quality.STUCK: msg("{sensor} has been stuck {since}"),
+    Quality.OUT_OF_RANGE: msg("{sensor} has shown what cannot be {since}"),
+    Quality.JUMP: msg("{sensor} has jumped about {since}"),
+    Quality.SUSPECT: msg("{sensor} seems to have sent another unit {since}"),
 }
 _STILL_DOUBTED = 0.8  # within the deadband of its rule: it is over when its peers say so
+
+
+Why: TypeAlias = tuple[str, dict[str, str | float]]
+"""Why nobody can say: a message of agent/languages.py, and what stands in its places (``Evidence.why_values``)."""
 
 
 @dataclass(slots=True)
@@ -121,20 +126,20 @@ class Sensors:
         if sensor is not None:
             sensor.doubt = doubt
 
-    def why_unknown(self, signal: str, at: datetime) -> tuple[str, datetime] | None:
+    def why_unknown(self, signal: str, at: datetime) -> Why | None:
         """Return why a base signal is not known at ``at``, and since when; None where its sensors are well."""
         for name, sensor in self._sensors.items():
             if base_of(name) != signal:
                 continue
             if sensor.doubt is not None:
-                return f"{name} disagrees with the others", from_ms(sensor.doubt.since_ms)
+                return _why(msg("{sensor} has disagreed with the others {since}"), name, sensor.doubt.since_ms)
             quality, since_ms = sensor.quality, sensor.bad_since_ms
             if sensor.fault is not None:  # it was noticed late, or one good reading is not enough to believe it
                 quality, since_ms = sensor.fault.quality, sensor.fault.from_ms
             if quality in _FAULTS and since_ms is not None:
-                return f"{name} {_FAULTS[quality]}", from_ms(since_ms)
+                return _why(_FAULTS[quality], name, since_ms)
             if self._silence(f"missing-{name}", sensor.last_ms, (name,), at):
-                return f"{name} is silent", from_ms(sensor.last_ms)
+                return _why(msg("{sensor} has been silent {since}"), name, sensor.last_ms)
         return None
 
     def names(self) -> list[str]:
@@ -183,7 +188,7 @@ class Sensors:
             if house is NOTHING and monotonic - sensor.monotonic >= SILENCE_S:
                 silence = self._silence(f"missing-{name}", sensor.last_ms, (name,), at)
             elif house is NOTHING and sensor.quality is None:
-                silence = Evidence(None, why="no reading since the start, a moment ago")
+                silence = Evidence(None, why=msg("no reading since the start"))
             evidence[f"missing-{name}"] = silence or NOTHING
             evidence[f"stuck-{name}"] = self._stuck(name, sensor)
             evidence[f"disagree-{name}"] = self._disagreement(name, sensor.doubt)
@@ -210,7 +215,7 @@ class Sensors:
 
     def _stuck(self, name: str, sensor: _Sensor) -> Evidence:
         if sensor.quality is None:
-            return Evidence(None, why="no reading since the start")
+            return Evidence(None, why=msg("no reading since the start"))
         if sensor.quality is not Quality.STUCK or sensor.bad_since_ms is None:
             return NOTHING
         signal = self._signal(SeriesKey(self._house, name))
@@ -231,3 +236,7 @@ class Sensors:
             unit=unit,
             since=from_ms(doubt.since_ms),
         )
+
+
+def _why(message: str, sensor: str, since_ms: int) -> Why:
+    return message, {"sensor": sensor, "since_ms": since_ms}

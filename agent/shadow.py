@@ -34,6 +34,8 @@ class ShadowWatch(HouseWatch):
             started_monotonic=0.0,
             references=predictor.references(),
             calibration=beside.calibration,
+            called=beside.called,
+            locale=beside.locale,
         )
         self._beside = beside
         foresees = any(model.manifest.foresight for model in predictor.models)

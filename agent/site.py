@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agent.alerts import alert
 from agent.domain import About, Cause, Evidence, Reason, Severity, Standing, WarningEvent, WarningState
+from agent.languages import Locale, msg
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,18 +24,21 @@ RECEIPT = "receipt"  # the kind of the rules receipt-<controller>: does it confi
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is wrong with the gateway, in words."""
+    """What is wrong with the gateway: messages of agent/languages.py, and what stands in the places of the text."""
 
     severity: Severity
     cause: str
     text: str
     check_first: str
+    values: dict[str, object] = field(default_factory=dict)
 
 
 class SiteWarnings:
     """Where the warnings about the gateway stand; they rise and clear at once: what they look at is certain."""
 
-    def __init__(self, known: Iterable[Standing]) -> None:
+    def __init__(self, known: Iterable[Standing], locale: Locale | None = None) -> None:
+        """Take where they stood, and for whom they are written."""
+        self._locale = locale or Locale()
         self._standings = {standing.rule: standing for standing in known if standing.house == SITE}
         self._events: dict[str, WarningEvent] = {}
         self._shown: dict[str, bytes] = {}
@@ -46,11 +50,12 @@ class SiteWarnings:
         at: datetime,
         *,
         about: About = About.DATA,
-        over: str = "What comes in is kept again.",
+        over: str = msg("What comes in is kept again."),
+        **over_values: object,
     ) -> WarningEvent | None:
         """Return the transition where ``trouble`` is news, to be recorded; None where it is not.
 
-        ``over`` is said when there is no trouble any more.
+        ``over`` is said when there is no trouble any more, with ``over_values`` in its places.
         """
         before = self._standings.get(rule) or Standing(rule, SITE)
         is_active = before.state is WarningState.ACTIVE
@@ -59,10 +64,11 @@ class SiteWarnings:
             if not is_active:
                 return None
             after = replace(before, state=WarningState.NORMAL, updated_at=at, reason=Reason.BACK_IN_BAND)
-            text, causes, check_first = over, no_causes, ""
+            text, causes, check_first = self._locale.say(over, **over_values), no_causes, ""
         else:
+            text = self._locale.say(trouble.text, **trouble.values)
             told = self._events.get(rule)
-            if is_active and told is not None and told.text == trouble.text:
+            if is_active and told is not None and told.text == text:
                 return None
             reason = Reason.SEVERITY_ROSE if is_active and trouble.severity > before.severity else Reason.LIMIT_CROSSED
             after = Standing(
@@ -77,9 +83,10 @@ class SiteWarnings:
                 reason=reason,
                 evidence=Evidence(score=1.0, confidence=1.0),
             )
-            text, causes, check_first = trouble.text, (Cause(trouble.cause),), trouble.check_first
+            causes, check_first = (Cause(trouble.cause),), self._locale.say(trouble.check_first)
         reason = after.reason or Reason.LIMIT_CROSSED
-        event = WarningEvent(at, before.state, after, reason, about, None, None, text, causes, check_first)
+        words = (text, causes, check_first, self._locale.language)
+        event = WarningEvent(at, before.state, after, reason, about, None, None, *words)
         self._standings[rule], self._events[rule] = after, event
         return event
 

@@ -9,6 +9,7 @@ from agent.alerts import iso
 from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.domain import PUBLISHED_STATES, Severity, WarningState, from_ms
 from agent.errors import BundleError, StoreError
+from agent.explain import reworded
 from agent.store import STREAMS, StoreReader, sealed_watermarks, sync_notes
 from agent.wear import WearMeter, card_years
 
@@ -128,16 +129,23 @@ def warning_values(config: Config, *, everything: bool) -> list[dict[str, Any]]:
     return sorted(found, key=lambda w: (w["state"] == WarningState.NORMAL.value, -w["severity"], w["at"]))
 
 
-def warning_value(config: Config, house: str, rule: str) -> dict[str, Any] | None:
+def warning_value(config: Config, house: str, rule: str, language: str | None = None) -> dict[str, Any] | None:
     """Return the newest transition of a rule, with all its words; None where it never had one.
+
+    ``language``: the words are made anew in this one, from what is known of where the rule stands.
 
     Raises:
         StoreError: there is no readable database.
     """
     with StoreReader.open(config.data.house_db) as reader:
         latest = [w for w in reader.warnings_latest() if (w["house"], w["rule"]) == (house, rule)]
+        standings = [s for s in reader.standings() if (s.house, s.rule) == (house, rule)] if language else []
     if not latest:
         return None
+    for standing in standings:
+        words = reworded(latest[0], standing, config.called(house), config.locale(house, language))
+        if words is not None:
+            latest[0] |= {"text": words.text, "check_first": words.check_first, "lang": language}
     times = {name: iso(from_ms(latest[0][name])) if latest[0][name] else None for name in ("at", "since", "raised_at")}
     return {**latest[0], **times, "causes": json.loads(latest[0]["causes"])}
 
@@ -410,7 +418,7 @@ def warning_words(value: Mapping[str, Any]) -> list[str]:
         f"measured {figures}",
     ]
     if causes:
-        lines.append(f"probably {', '.join(causes)}")
+        lines.append(f"causes   {', '.join(causes)}")
     if value["check_first"]:
         lines.append(f"check    {value['check_first']}")
     if value["model"]:

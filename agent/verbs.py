@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from agent.clock import SimulatedClock, SystemClock
 from agent.config import NAME_PATTERN, load_config
 from agent.errors import BrokerError, BundleError, ConfigError, InputError, StoreError, UsageError
+from agent.languages import LANGUAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -386,6 +387,7 @@ def _add_warning(subparsers: Subparsers) -> None:
 
     show = action("show", "all that is known of a rule's last change", _warning_show)
     show.add_argument("--json", action="store_true", help="print JSON")
+    show.add_argument("--lang", choices=LANGUAGES, help="its text in this language (default: as it was told)")
     shelve = action("shelve", "put a warning aside for a time", _warning_command)
     shelve.add_argument("--for-s", type=int, required=True, metavar="SECONDS", help="60 s to 7 days (604800)")
     confirm = action("confirm", "the last warning of a rule was right, also one that is over", _warning_command)
@@ -407,7 +409,7 @@ def _add_warning(subparsers: Subparsers) -> None:
 def _warning_show(arguments: argparse.Namespace) -> int:
     from agent.status import warning_value, warning_words  # noqa: PLC0415  # as above
 
-    value = warning_value(load_config(arguments.config), arguments.house, arguments.rule)
+    value = warning_value(load_config(arguments.config), arguments.house, arguments.rule, arguments.lang)
     if value is None:
         print(f"flockwatch: {arguments.house}: no warning {arguments.rule!r} ever rose here", file=sys.stderr)
         return 1

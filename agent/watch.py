@@ -47,10 +47,11 @@ from agent.domain import (
     to_ms,
 )
 from agent.errors import InputError
-from agent.explain import direction_of, explain
+from agent.explain import Occasion, causes_of, direction_of, explain
 from agent.fitness import TARGET as WEIGHED
 from agent.fitness import Fitness
 from agent.flock import HouseLife, day_number
+from agent.languages import Locale, msg
 from agent.manifest import NO_FAULT, horizon_s
 from agent.mortality import Foreseen
 from agent.rules import KINDS, kind_of, rule_by_default, rule_of, severity_of
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from agent.predict import Due, Predictor
     from agent.readings import Readings
     from agent.reference import Reference
+    from agent.sensors import Why
     from agent.signals import Signal
     from agent.window import HouseInputs, Masks, Measured
 
@@ -147,13 +149,18 @@ class HouseWatch:
         also: Collection[str] = (),
         calibration: Calibration | None = None,
         scores_each: bool = False,
+        called: str = "",
+        locale: Locale | None = None,
     ) -> None:
         """Watch a house with models of these manifests.
 
         ``also`` are base signals that others want of its window; ``scores_each``: each reading is to be scored, where
-        a model does that, and not only the newest of each sensor.
+        a model does that, and not only the newest of each sensor; ``called``: what people call the house; ``locale``:
+        what language and units its warnings are written in.
         """
         self.house = house
+        self.called = called or house
+        self.locale = locale or Locale(zone=days.zone)
         self.days = days
         self.fitness = Fitness(house, days, references or {})
         self.life = HouseLife()
@@ -565,9 +572,10 @@ class HouseWatch:
         if self._said is None:
             return outcome
         for standing in open_now:
-            told = replace(
-                standing.evidence or Evidence(None), confidence=self._said.confidence, causes=self._said.causes
-            )
+            found = standing.evidence or Evidence(None)
+            # of what is only seen coming, it is the probability that it comes
+            confidence = found.confidence if found.is_early else self._said.confidence
+            told = replace(found, confidence=confidence, causes=self._said.causes)
             self.standings[standing.rule] = replace(standing, evidence=told)
         named = {standing.rule: self.standings[standing.rule] for standing in open_now}
         return replace(
@@ -595,7 +603,7 @@ class HouseWatch:
             if is_later and applies and before.state is not WarningState.SHELVED:
                 return before, None
             why = self._why_unknown(_signal_of(name), at) if name in self._spans else None
-            evidence = Evidence(None, why=why or "nothing measured it")
+            evidence = _unknown(Evidence(None), why or (msg("nothing measured it"), {}))
         after, reason = judging.judge(rule, before, evidence, at, applies=applies)
         if reason is not None and self.life.flock is not None:
             after = replace(after, flock=after.flock or self.life.flock.flock)
@@ -655,7 +663,7 @@ class HouseWatch:
                 if self._has_turned(name, found):
                     found = replace(found, score=0.0)
                 if self._is_told_already(name, at, length_s):
-                    found = replace(found, score=None, why="its last days hold a fault that was told")
+                    found = replace(found, score=None, why=msg("it would only repeat a warning of the last days"))
                 self._hear_of(name, output, result, found, at)
                 evidence.append((name, _band_of(output, result), found))
         for name, found in _worst(raw).items():
@@ -738,11 +746,11 @@ class HouseWatch:
         )
         known = result.inputs.known_share(feature.signal, horizon_s(result.horizon or "") or 0)
         if known < KNOWN_SHARE:
-            why = self._why_unknown(feature.signal, at) or f"only {known:.0%} of its course so far was measured"
-            return replace(common, why=why)
+            thin = msg("only {share} of its course so far was measured")
+            return _unknown(common, self._why_unknown(feature.signal, at) or (thin, {"share": known}))
         if not np.isfinite(actual.value):
-            why = self._why_unknown(feature.signal, at) or f"only {actual.coverage:.0%} of it was measured"
-            return replace(common, why=why)
+            thin = msg("only {share} of it was measured")
+            return _unknown(common, self._why_unknown(feature.signal, at) or (thin, {"share": actual.coverage}))
         limits, threshold = output.judge or DEFAULT_JUDGE, rule.threshold if rule else 1.0
         stopped = is_flow(feature, common.over_s or 0) & has_stopped(actual.value, low, middle, limits.floor)
         off = off_by(actual.value, low, middle, high, limits.floor)
@@ -751,18 +759,13 @@ class HouseWatch:
             common, score=score, actual=actual.value * scale, severity=severity_of(score, rule) if rule else None
         )
 
-    def _why_unknown(self, signal: str, at: datetime) -> str | None:
+    def _why_unknown(self, signal: str, at: datetime) -> Why | None:
         """Return why a signal cannot be judged, where a sensor's fault is why."""
         service = self.services.among(signal, at)
         if service is not None:
-            return f"{service.signal} is being serviced since {self._told_time(service.since, at)}"
-        found = self._sensors.why_unknown(signal, at)
-        return None if found is None else f"{found[0]} since {self._told_time(found[1], at)}"
-
-    def _told_time(self, since: datetime, at: datetime) -> str:
-        """Return a time in the farm's own, with its date where that is not plain."""
-        local = since.astimezone(self.days.zone)
-        return f"{local:%H:%M}" if at - since < timedelta(hours=20) else f"{local:%H:%M on %-d %B}"
+            values: dict[str, str | float] = {"sensor": service.signal, "since_ms": to_ms(service.since)}
+            return msg("{sensor} has been in service {since}"), values
+        return self._sensors.why_unknown(signal, at)
 
     def _mortality(self, results: Sequence[HouseResult], at: datetime) -> dict[str, Evidence]:
         """Return the day's losses against the threshold and the days before, and what a model sees coming."""
@@ -786,7 +789,7 @@ class HouseWatch:
         for name in [name for name in evidence if kind_of(name) in _OF_SENSORS]:
             sensor = name.partition("-")[2]
             if self.services.of(sensor, at) is not None:
-                evidence[name] = Evidence(None, why=f"{sensor} is being serviced")
+                evidence[name] = _unknown(Evidence(None), (msg("{sensor} is being serviced"), {"sensor": sensor}))
         return {name: found for name, found in evidence.items() if found.score or name in self.standings}
 
     # --- what goes out
@@ -867,9 +870,9 @@ class HouseWatch:
         rule = self._rule(name) or rule_by_default(name)
         flock = self.life.flock
         age = self.day_number(at)
-        where = self.house if flock is None else f"{self.house}, flock {flock.flock}, day {age}"
-        when = self._told_time(standing.since or at, at)
-        words = explain(rule, standing, self._also(name), where, when, self._also(name, before=standing.since or at))
+        causes = causes_of(standing, self._also(name), self._also(name, before=standing.since or at))
+        told = Occasion(self.called, None if flock is None else flock.flock, age, at)
+        words = explain(standing, causes, told, self.locale)
         return WarningEvent(
             at=at,
             before=before,
@@ -879,8 +882,9 @@ class HouseWatch:
             signal=rule.signal,
             day_number=age,
             text=words.text,
-            causes=words.causes,
+            causes=causes,
             check_first=words.check_first,
+            lang=self.locale.language,
         )
 
     def _also(self, name: str, before: datetime | None = None) -> dict[str, int]:
@@ -983,6 +987,11 @@ def _said_by(result: HouseResult) -> _Said:
     ranked = sorted(shares.items(), key=lambda share: -share[1])
     told = [share for share in ranked[:_MOST_CAUSES] if share[1] >= _SMALLEST_PROBABILITY] or ranked[:1]
     return _Said(None if nothing is None else 1 - nothing, tuple(Cause(cause, p) for cause, p in told))
+
+
+def _unknown(evidence: Evidence, why: Why) -> Evidence:
+    message, values = why
+    return replace(evidence, why=message, why_values=values)
 
 
 def _signed(evidence: Evidence) -> float:

@@ -26,7 +26,7 @@ from agent.store import LAKE_COLUMNS
 KEYS = [  # as in docs/mqtt.md
     "id", "rule", "about", "severity", "state", "house", "flock", "day_number", "signal", "actual", "expected",
     "low", "high", "unit", "deviation_pct", "since", "raised_at", "updated_at", "confidence", "coverage", "causes",
-    "check_first", "text", "model", "model_version", "reason",
+    "check_first", "text", "model", "model_version", "reason", "lang",
 ]  # fmt: skip
 AT = datetime(2026, 3, 10, 14, 20, tzinfo=UTC)
 FULL = Evidence(
@@ -56,6 +56,7 @@ def event_of(evidence: Evidence | None, state: WarningState = WarningState.ACTIV
         text="text",
         causes=(Cause("disease", 0.25), Cause("water_leak")),
         check_first="look",
+        lang="da",
     )
 
 
@@ -108,6 +109,7 @@ def test_what_is_known_is_in_the_words_of_the_contract() -> None:
         "model": "expect",
         "model_version": "1.0.0",
         "reason": "on_delay_over",
+        "lang": "da",
     }
 
 

@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 from agent.bundles import load_bundle
 from agent.domain import Cause, WarningState
 from agent.errors import BundleError
-from agent.explain import explain
+from agent.explain import Occasion, causes_of, explain
+from agent.languages import Locale
 from agent.manifest import parse_manifest
 from agent.predict import Due, Predictor, Result
-from agent.rules import rule_by_default
 from tests.unit.test_watch import DAYS, HOUR, Farm, dry, healthy, write_bundle
 
 if TYPE_CHECKING:
@@ -191,10 +191,15 @@ def test_an_answer_that_is_no_probability_is_set_aside_and_the_rules_name_the_ca
 @pytest.mark.parametrize(
     ("answer", "labels", "words", "confidence"),
     [
-        ((0.3, 0.7), '["water_line_blocked", "none"]', "It may be a false alarm. Perhaps a blocked or shut water", 0.3),
+        ((0.3, 0.7), '["water_line_blocked", "none"]', "It is probably a false alarm (70 %). Perhaps a blocked", 0.3),
         ((0.9, 0.1), '["unknown", "disease"]', "It fits no cause that is known well. ", None),
         ((0.45, 0.4), '["disease", "wet_litter"]', "Perhaps a disease (45 %) or wet litter and ammonia (40 %). ", None),
-        ((0.96, 0.01), '["heater_failure", "disease"]', "Probably heating that fails (96 %). Look whether", None),
+        (
+            (0.96, 0.01),
+            '["heater_failure", "disease"]',
+            "Almost certainly heating that fails (96 %). Look whether",
+            None,
+        ),
     ],
 )
 def test_the_words_follow_the_first_cause_and_how_sure_it_is(
@@ -237,9 +242,9 @@ def test_of_a_warning_that_is_over_no_cause_is_told(tmp_path: Path) -> None:
     farm = healthy(predictor_of(tmp_path))
     farm.run(HOUR, dry)
     stood = farm.standing("deviation-water")
-    over = explain(rule_by_default("deviation-water"), replace(stood, state=WarningState.NORMAL), {}, "house1", "now")
-    assert over.causes == ()
-    assert "dry line" not in over.text
+    over = replace(stood, state=WarningState.NORMAL)
+    assert causes_of(over, {}) == ()
+    assert "dry line" not in explain(over, (), Occasion("house1", None, None, farm.now), Locale()).text
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from agent.export import export_replay
 from agent.replay_files import read_events
 from agent.store.tables import Selection
 from agent.tally import tally
-from tests.unit.test_daemon import ROOT, START, Site
+from tests.unit.test_daemon import ROOT, START, Site, silent_site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -169,6 +169,39 @@ def test_a_warning_is_shown_with_all_that_is_known_of_it(site: Site, capsys: pyt
     code, _, err = told(capsys, site, "warning", "show", "house2", RULE)
     assert code == 1
     assert "ever rose here" in err
+
+
+def test_a_house_is_warned_of_by_its_name_in_its_language_and_can_be_read_in_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    houses = [{"id": "house1", "name": "Nordstald", "language": "da"}, {"id": "house2"}]
+    site = Site(tmp_path / "farm", {"site": {"language": "de"}, "house": houses})
+    shown = json.loads(site.bus.retained[silent_site(site)])
+    since = f"{shown['since'][11:13]}.{shown['since'][14:16]}"
+    assert shown["text"] == (
+        f"Nordstald, hold 2026-03-10, dag 0: ingen føler i denne stald melder længere, siden kl. {since}. "
+        "Tjek strømmen til gatewayen og styringen og netværket mellem dem."
+    )
+    words_of_programs = {"lang": "da", "rule": "silent", "about": "data", "state": "active", "reason": "on_delay_over"}
+    assert words_of_programs.items() <= shown.items()
+    assert shown["causes"][0]["cause"] == "gateway_silent"
+    assert (site.rows("warnings")["lang"][-1], site.rows("warnings")["text"][-1]) == ("da", shown["text"])
+    code, out, _ = told(capsys, site, "warning", "show", "house1", "silent", "--lang", "pt-BR", "--json")
+    value = json.loads(out)
+    assert (code, value["lang"]) == (0, "pt-BR")
+    assert value["text"].startswith("house1, lote 2026-03-10, dia 0: nenhum sensor deste aviário envia dados, desde as")
+    assert value["text"].endswith(value["check_first"])
+    code, out, _ = told(capsys, site, "warning", "show", "house1", "silent")
+    assert shown["text"] in out
+    site.close()
+
+
+def test_what_stands_otherwise_by_now_is_shown_as_it_was_told(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    warn(site, 1)
+    site.store.record(standings=[Standing(RULE, "house1", WarningState.PENDING)])
+    code, out, _ = told(capsys, site, "warning", "show", "house1", RULE, "--lang", "de")
+    assert code == 0
+    assert "Too little water." in out
 
 
 @pytest.mark.parametrize(

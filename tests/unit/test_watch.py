@@ -34,7 +34,8 @@ from agent.domain import (
     to_ms,
 )
 from agent.errors import InputError
-from agent.explain import direction_of
+from agent.explain import direction_of, why_of
+from agent.languages import Locale
 from agent.manifest import Feature
 from agent.predict import Predictor
 from agent.quality import QualityJudge
@@ -288,7 +289,7 @@ def test_a_doubted_twin_is_left_out_of_the_models_and_told_after_two_hours(predi
         "equipment",
         began,
     )
-    assert "temperature-2 shows 31.0 °C where the others would have it show 21.1 °C" in event.text
+    assert "temperature sensor 2 shows 31.0 °C where the others would have it show 21.1 °C" in event.text
     assert event.causes[0].cause == "sensor_disagrees"
     [measured] = farm.watch.window.measure((Feature(signal="temperature"),), 3600, farm.now, None)
     assert measured.value == pytest.approx(21.03, abs=0.05)
@@ -558,7 +559,7 @@ def test_a_warning_that_cannot_be_judged_says_which_sensor_is_why(farm: Farm) ->
     events = farm.run(timedelta(hours=5), lambda _at: {"water": 10.0, "temperature": 25.005})
     assert moves(events, "deviation-temperature") == []
     [shown] = [e for e in farm.watch.shown(farm.now) if e.standing.rule == "deviation-temperature"]
-    why = f"temperature is stuck since {freezes_at:%H:%M}"
+    why = f"temperature sensor has been stuck since {freezes_at:%H:%M}"
     assert f"Whether it still is so cannot be said: {why}." in shown.text
     events = farm.run(timedelta(hours=8), lambda _at: {"water": 10.0, "temperature": 25.005})
     [gone] = [e for e in events if e.standing.rule == "deviation-temperature"]
@@ -568,7 +569,11 @@ def test_a_warning_that_cannot_be_judged_says_which_sensor_is_why(farm: Farm) ->
 
 @pytest.mark.parametrize(
     ("shown", "why"),
-    [(99.0, "temperature shows what cannot be"), (None, "temperature is silent"), (215.0, "another unit")],
+    [
+        (99.0, "temperature sensor has shown what cannot be"),
+        (None, "temperature sensor has been silent"),
+        (215.0, "another unit"),
+    ],
 )
 def test_the_evidence_names_the_fault_that_keeps_it_from_saying(
     farm: Farm, shown: float | None, why: str, monkeypatch: pytest.MonkeyPatch
@@ -578,7 +583,7 @@ def test_the_evidence_names_the_fault_that_keeps_it_from_saying(
 
     def listening(rule: Any, standing: Any, evidence: Any, at: Any, *, applies: bool) -> Any:  # noqa: ANN401  # passed on
         if rule.name == "deviation-temperature" and evidence.score is None:
-            said.append(evidence.why)
+            said.append(why_of(evidence, at, Locale()))
         return real(rule, standing, evidence, at, applies=applies)
 
     monkeypatch.setattr(judging, "judge", listening)
@@ -599,8 +604,8 @@ def test_a_gap_that_ends_while_a_sensor_is_at_fault_does_not_hide_the_fault(farm
     farm.run(HOUR / 2, lambda _at: {"water": 10.0})
     farm.run(HOUR / 2, nonsense)
     assert farm.watch._sensors.why_unknown("temperature", farm.now) == (
-        "temperature shows what cannot be",
-        begins,
+        "{sensor} has shown what cannot be {since}",
+        {"sensor": "temperature", "since_ms": to_ms(begins)},
     )
 
 

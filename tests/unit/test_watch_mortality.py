@@ -101,7 +101,9 @@ def test_what_is_seen_coming_is_told_early_and_a_step_milder() -> None:
     assert (event.standing.severity, evidence.is_early) == (Severity.MINOR, True)
     assert (evidence.actual, evidence.expected, evidence.confidence) == (16, 8, 0.6)
     assert (evidence.model, evidence.model_version) == ("seer", "2.0.0")
-    assert "may be about to become an outbreak (probability 60%): 16 birds on the last day told" in event.text
+    assert (
+        "an outbreak is probably coming (60 %): 16 birds on the last day counted, 8 birds would be usual" in event.text
+    )
     assert "the last days: 8, 8, 8, 8, 8, 8, 16" in event.text
 
 
@@ -110,8 +112,8 @@ def test_the_outbreak_itself_makes_it_worse_and_says_so() -> None:
     house.day(16, 0.6)
     [event] = house.day(60, 0.9)
     assert (event.reason, event.standing.severity) == (Reason.SEVERITY_ROSE, Severity.MAJOR)
-    assert "mortality of the last day told is 650 % above the expected: 60 birds instead of 8" in event.text
-    assert "may be about to" not in event.text
+    assert "mortality on the last day counted is 650 % above the expected: 60 birds instead of 8 birds" in event.text
+    assert "is probably coming" not in event.text
 
 
 def test_while_an_outbreak_fades_no_other_is_foretold() -> None:
