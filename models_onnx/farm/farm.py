@@ -20,6 +20,7 @@ As a stream with flat memory, for MQTT and files::
 Time is UTC and so is the farm's day, from midnight to midnight. Day 0 of a flock is the day it was placed, at noon; so
 at noon of day d its weight is the table's of day d. Steps may have any length: the same physics, other noise.
 Faults change no random number: the farm with a fault is the same farm without it until the fault begins.
+Sources: docs/sources.md.
 """
 
 from __future__ import annotations

@@ -48,22 +48,29 @@ class Trees:
 
     def fit(self, x: F32, label: Ints, weight: F32) -> Trees:
         """Learn from columns [rows, columns] (NaN = unknown), and return itself."""
+        known = np.where(np.isfinite(x).any(axis=0), x, np.float32(0))  # a column that nobody knows cannot be binned
         with threadpool_limits(1, "openmp"):  # sums of several threads come in any order
-            self._model.fit(x, label, sample_weight=weight)
+            self._model.fit(known, label, sample_weight=weight)
         return self
 
     def logits(self, x: F32) -> F32:
         """Return the logits, [rows, classes]."""
         found = np.full((len(x), self._classes), NEVER, np.float32)
-        found[:, self._model.classes_] = self._model.decision_function(x)
+        found[:, self._model.classes_[0]] = 0.0
+        found[:, self._own()] = self._model.decision_function(x).reshape(len(x), -1)
         return found
+
+    def _own(self) -> list[int]:
+        """Return the classes that have trees of their own: of two only the second, against the first."""
+        seen: list[int] = self._model.classes_.tolist()
+        return seen[1:] if len(seen) == 2 else seen
 
     def emit(self, graph: Graph, x: str) -> str:
         """Add the trees to a graph; return their logits, [rows, classes]."""
-        seen = self._model.classes_.tolist()
+        own = self._own()
         nodes: dict[str, list[Any]] = {name: [] for name in (*_NODES, *_LEAVES)}
-        # scikit-learn shows its trees nowhere else; each round has one for each class that was seen
-        trees = [(c, tree.nodes) for round_ in self._model._predictors for c, tree in zip(seen, round_, strict=True)]  # noqa: SLF001
+        # scikit-learn shows its trees nowhere else; each round has one for each of these classes
+        trees = [(c, tree.nodes) for round_ in self._model._predictors for c, tree in zip(own, round_, strict=True)]  # noqa: SLF001
         for number, (target, tree) in enumerate(trees):
             is_leaf = tree["is_leaf"].astype(bool)
             for name, column in (
@@ -83,7 +90,8 @@ class Trees:
             nodes["target_ids"] += [target] * len(leaves)
             nodes["target_weights"] += tree["value"][leaves].tolist()
         base = np.full(self._classes, NEVER)
-        base[seen] = self._model._baseline_prediction.ravel()  # noqa: SLF001
+        base[self._model.classes_[0]] = 0.0
+        base[own] = self._model._baseline_prediction.ravel()  # noqa: SLF001
         # onnxruntime forgets the base value of a class without trees
         scores = graph.op("TreeEnsembleRegressor", x, domain=ML_DOMAIN, n_targets=self._classes, **nodes)
         return graph.add(scores, graph.const(base))

@@ -522,7 +522,7 @@ def test_the_same_outcomes_make_the_same_report(houses: list[HouseRecord], tmp_p
 
 def test_evaluation_without_bundles_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--bundles", str(tmp_path)]) == 1
-    assert "there is no bundle 'expect'" in capsys.readouterr().err
+    assert "there is no bundle 'cause' (there are: none)" in capsys.readouterr().err
 
 
 def test_outcomes_of_a_healthy_house_hold_no_fault(houses: list[HouseRecord]) -> None:
