@@ -54,7 +54,10 @@ class TimeQuality(IntEnum):
     UNTRUSTED = 4  # our own clock could not be trusted
 
 
-RULE_KINDS = ("deviation", "trend", "mortality", "missing", "silent", "stuck", "disagree")
+RULE_KINDS = (
+    *("deviation", "trend", "mortality", "missing", "silent", "stuck", "disagree", "unregistered", "placement"),
+    *("high", "low", "max", "min", "misplaced", "drop", "rise", "few", "much", "ratio", "range"),
+)
 """The kinds of warning rules: a rule is called ``<kind>`` or ``<kind>-<signal>`` (what each is: agent/rules.py)."""
 
 

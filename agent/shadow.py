@@ -29,7 +29,7 @@ class ShadowWatch(HouseWatch):
             signal=config.signal,
             days=beside.days,
             manifests=[model.manifest for model in predictor.models],
-            overrides=config.warnings.rules,
+            overrides=config.overrides_of(beside.house),
             rhythm_s=lambda _: None,
             started_monotonic=0.0,
             references=predictor.references(),

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from agent import bands, mortality
+from agent import bands, mortality, plain
 from agent import flock as flock_life
 from agent import judge as judging
 from agent.alerts import deviation_pct
 from agent.calibration import COURSE_SIGNALS, MEASURED, Calibration, measured_at_end
 from agent.commands import Acknowledge, Shelve
+from agent.config import HouseFacts
 from agent.deviation import (
     DEFAULT_JUDGE,
     has_stopped,
@@ -51,14 +53,14 @@ from agent.explain import direction_of, explain
 from agent.fitness import TARGET as WEIGHED
 from agent.fitness import Fitness
 from agent.flock import HouseLife, day_number
-from agent.manifest import NO_FAULT, horizon_s
+from agent.manifest import NO_FAULT, Feature, horizon_s
 from agent.mortality import Foreseen
-from agent.rules import KINDS, kind_of, rule_by_default, rule_of, severity_of
+from agent.rules import KINDS, kind_of, plain_rules, rule_by_default, rule_of, severity_of
 from agent.sensors import TOLD_BY_PEOPLE, Sensors
 from agent.services import Services
 from agent.signals import base_of, is_of
 from agent.strains import strain_of
-from agent.window import FlockContext, SeriesWindows, Window
+from agent.window import FlockContext, SeriesWindows, Window, fact_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -70,7 +72,7 @@ if TYPE_CHECKING:
     from agent.config import RuleOverride
     from agent.domain import Doubt, Event, Flock, FlockChange, QualityInterval, WarningRule
     from agent.fitness import FitDay, FitFlock
-    from agent.manifest import Feature, InputSpec, Manifest, Output
+    from agent.manifest import InputSpec, Manifest, Output
     from agent.predict import Due, Predictor
     from agent.readings import Readings
     from agent.reference import Reference
@@ -147,11 +149,12 @@ class HouseWatch:
         also: Collection[str] = (),
         calibration: Calibration | None = None,
         scores_each: bool = False,
+        facts: HouseFacts | None = None,
     ) -> None:
         """Watch a house with models of these manifests.
 
         ``also`` are base signals that others want of its window; ``scores_each``: each reading is to be scored, where
-        a model does that, and not only the newest of each sensor.
+        a model does that, and not only the newest of each sensor; ``facts``: what the plain rules go by.
         """
         self.house = house
         self.days = days
@@ -160,6 +163,7 @@ class HouseWatch:
         self.ended: Flock | None = None  # the flock that left last, since the start
         self.standings: dict[str, Standing] = {}
         self._overrides = overrides
+        self._facts = facts or HouseFacts()
         self._signal = signal
         self.calibration = calibration or Calibration(days)
         self._sensors = Sensors(house, signal, self._rule, rhythm_s, started_monotonic)
@@ -168,13 +172,17 @@ class HouseWatch:
             self._spans[name] = max(span, self._spans.get(name, span))
         self._faults: list[tuple[str, datetime, datetime]] = []  # rule, begin and end of what is over
         modelled = (name for manifest in manifests for name in manifest.signals)
-        needed = {*TOLD_BY_PEOPLE, *COURSE_SIGNALS, *also, *modelled}
+        self._plain = plain_rules(overrides, house_computer=self._facts.house_computer)
+        looked_at = {signal for name in self._plain for signal in (_signal_of(name), *ALSO_LOOKED_AT)}
+        needed = {*TOLD_BY_PEOPLE, *COURSE_SIGNALS, *also, *modelled, *looked_at}
         self.window = Window(house, {name: signal(SeriesKey(house, name)) for name in needed}, days)
         scorers = [(i.series.length, i.series.signals) for m in manifests for i in m.input if i.series is not None]
         scored = {name for _, signals in scorers for name in signals}
         length = max((length for length, _ in scorers), default=0)
         self.series = SeriesWindows(length, scored, scores_each=scores_each)
         self._rules: dict[str, WarningRule | None] = {}
+        self._rules_day: int | None = None  # the age that they are of
+        self._unregistered = Evidence(0.0)  # as of the last full hour
         self._judged: dict[tuple[str, str, str], _Judged] = {}
         self._losses: list[tuple[date, float]] = []  # dead and culled by farm date, as far as known
         self._lost_shares: dict[date, float] = {}  # the same, of the birds alive at each day's end
@@ -185,6 +193,7 @@ class HouseWatch:
         self._found: dict[str, Evidence] = {}  # by rule, when it was last looked at
         self._out: dict[str, dict[str, datetime]] = {}  # by rule and output: until when its word holds that it is out
         self._said: _Said | None = None  # by a model of the causes, of what is out of course
+        self._suppressed: dict[str, Reason] = {}  # rules that something explains at this instant, and what
 
     # --- what comes in
 
@@ -481,6 +490,7 @@ class HouseWatch:
         """
         self._fresh = False
         changes = []
+        self._suppressed = {}
         settled = flock_life.settle(self.house, self.life, at)
         if settled is not None:
             self._take(settled)
@@ -488,10 +498,12 @@ class HouseWatch:
         if self.life.flock is None:
             self._found.clear()
             self._out.clear()
+        self._look_up_rules(at)
         expected, counted = self._expectations(results, at), self._mortality(results, at)
         self._found |= counted
         worst = _worst((name, found) for name, _, found in expected)
-        evidence = {**worst, **counted, **self._sensors_evidence(at, monotonic)}
+        evidence = {**worst, **counted, **self._sensors_evidence(at, monotonic), **self._told_evidence(at)}
+        evidence |= self._plain_evidence(at)
         events: list[WarningEvent] = []
         changed: list[Standing] = []
         for name in dict.fromkeys((*evidence, *self.standings)):
@@ -587,16 +599,18 @@ class HouseWatch:
         rule = self._rule(name)
         if rule is None:
             return judging.clear(before, at, Reason.RULE_REMOVED) or (before, None)
-        applies = self._applies(rule, at)
+        because = self._why_suppressed(rule, at)
         is_later = name in self._spans and name not in turn
         if evidence is not None and self._waits(rule, evidence, at):
             evidence, is_later = None, True
         if evidence is None:
-            if is_later and applies and before.state is not WarningState.SHELVED:
+            if is_later and because is None and before.state is not WarningState.SHELVED:
                 return before, None
             why = self._why_unknown(_signal_of(name), at) if name in self._spans else None
             evidence = Evidence(None, why=why or "nothing measured it")
-        after, reason = judging.judge(rule, before, evidence, at, applies=applies)
+        after, reason = judging.judge(
+            rule, before, evidence, at, applies=because is None, because=because or Reason.HOUSE_STATE
+        )
         if reason is not None and self.life.flock is not None:
             after = replace(after, flock=after.flock or self.life.flock.flock)
         return after, reason
@@ -619,15 +633,29 @@ class HouseWatch:
             out[source] = at + timedelta(seconds=output.cadence_s or result.manifest.cadence_s)
 
     def _applies(self, rule: WarningRule, at: datetime) -> bool:
+        return self._why_suppressed(rule, at) is None
+
+    def _why_suppressed(self, rule: WarningRule, at: datetime) -> Reason | None:
+        """Return what explains whatever a rule would say now; None where nothing does."""
         if self.life.state not in rule.states:
-            return False
+            return Reason.HOUSE_STATE
         flock = self.life.flock
-        return rule.first_day == 0 or (flock is not None and day_number(flock, at, self.days) >= rule.first_day)
+        if rule.first_day > 0 and (flock is None or day_number(flock, at, self.days) < rule.first_day):
+            return Reason.FLOCK_AGE
+        return self._suppressed.get(rule.name)
 
     def _rule(self, name: str) -> WarningRule | None:
         if name not in self._rules:
-            self._rules[name] = rule_of(name, self._overrides)
+            wanted = self._facts.house_computer
+            self._rules[name] = rule_of(name, self._overrides, self._rules_day, house_computer=wanted)
         return self._rules[name]
+
+    def _look_up_rules(self, at: datetime) -> None:
+        """Let the rules be those of the flock's age: what is told ``by_age`` changes with the day."""
+        day = self.day_number(at)
+        if day != self._rules_day:
+            self._rules_day = day
+            self._rules.clear()
 
     def _unit(self, name: str) -> str | None:
         return self._signal(SeriesKey(self.house, name)).unit
@@ -781,13 +809,82 @@ class HouseWatch:
         return {rule.name: found}
 
     def _sensors_evidence(self, at: datetime, monotonic: float) -> dict[str, Evidence]:
-        """Return what the sensors show, of rules that stand or should."""
+        """Return what the sensors show, of rules that stand or should; note what explains it."""
         evidence = self._sensors.evidence(at, monotonic)
-        for name in [name for name in evidence if kind_of(name) in _OF_SENSORS]:
+        is_silent = (evidence["silent"].score or 0.0) >= 1
+        for name in evidence:
             sensor = name.partition("-")[2]
-            if self.services.of(sensor, at) is not None:
-                evidence[name] = Evidence(None, why=f"{sensor} is being serviced")
+            if kind_of(name) in _OF_SENSORS and self.services.of(sensor, at) is not None:
+                self._suppressed[name] = Reason.SERVICE
+            elif is_silent and kind_of(name) == "missing":
+                self._suppressed[name] = Reason.ROOT_CAUSE
         return {name: found for name, found in evidence.items() if found.score or name in self.standings}
+
+    def _plain_evidence(self, at: datetime) -> dict[str, Evidence]:
+        """Return what the rules of house computers see; what a sensor shows that is not believed is told to nobody."""
+        flock = self.life.flock
+        if flock is None:
+            return {}
+        evidence = {}
+        look = _Look(self.window, at, self._context(flock), self._sensors)
+        known = self._known(flock, at)
+        for name in self._plain:
+            rule = self._rule(name)
+            if rule is None:
+                continue
+            look.unbelieved = None
+            found = plain.evidence_of(rule, look, known, self._unit(rule.signal or ""))
+            stands = self.standings.get(name)
+            if look.unbelieved is not None and stands is not None and stands.state in _OUT_OF_COURSE:
+                why = self._why_unknown(look.unbelieved, at) or f"{look.unbelieved} is not believed"
+                found = replace(found, score=None, why=why)  # it stands, and says why it cannot be judged
+            elif look.unbelieved is not None:
+                self._suppressed[name] = Reason.BAD_QUALITY
+            if found.score or stands is not None:
+                evidence[name] = found
+        return evidence
+
+    def _known(self, flock: Flock, at: datetime) -> plain.Known:
+        context = self._context(flock)
+        now = np.array([to_ms(at)], np.int64)
+        live = float(context.live_at(now)[0])
+        high = self._rule("high-temperature") or rule_by_default("high-temperature")
+        return plain.Known(
+            set_point=plain.set_point_at(self._facts.set_point, float(context.age_days(now)[0])),
+            day_feed_kg=live * fact_of(context, "reference.feed_g", at, self.days) / 1000,
+            high=high.threshold,
+        )
+
+    def _told_evidence(self, at: datetime) -> dict[str, Evidence]:
+        """Return whether what people told of the flock can be: that there is none, or how many birds it has."""
+        if at.minute == 0:
+            self._unregistered = self._birds_nobody_told_of(at)
+        evidence = {"unregistered": self._unregistered}
+        flock, rule = self.life.flock, self._rule("placement")
+        if flock is not None and rule is not None and flock.birds_placed:
+            look, known = _Look(self.window, at, self._context(flock), self._sensors), self._known(flock, at)
+            day = day_number(flock, at, self.days)
+            intake = [
+                look.amount(signal, plain.DAY_S) / (share * known.day_feed_kg)
+                if known.day_feed_kg > 0
+                else float("nan")
+                for signal, share in (("water", plain.WATER_TO_FEED), ("feed", 1.0))
+                if plain.FED_FROM_DAY <= day <= plain.FED_TO_DAY
+            ]
+            evidence["placement"] = plain.placement(
+                rule, flock.birds_placed, self._facts.capacity, self._facts.area_m2, day, intake
+            )
+        return {name: found for name, found in evidence.items() if found.score or name in self.standings}
+
+    def _birds_nobody_told_of(self, at: datetime) -> Evidence:
+        rule, life = self._rule("unregistered"), self.life
+        is_new = life.since is not None and at - life.since < timedelta(seconds=plain.DAY_S)
+        if rule is None or life.flock is not None or is_new or not self._sensors.newest_ms:
+            return Evidence(0.0)
+        hours = [at - timedelta(hours=back) for back in range(24)]
+        water = self.window.measures(_WATER, 3600, hours, None)[:, 0].tolist()
+        signs = [found.value for found in self.window.measure(_SIGNS_OF_BIRDS, plain.DAY_S, at, None)]
+        return plain.unregistered(rule, water, signs)
 
     # --- what goes out
 
@@ -946,7 +1043,7 @@ class HouseWatch:
         if isinstance(command, Acknowledge):
             moved = judging.acknowledge(before, at, command.by)
         elif isinstance(command, Shelve):
-            moved = judging.shelve(before, at, command.for_s, command.by)
+            moved = judging.shelve(before, at, command.for_s, command.by, command.why)
         else:
             moved = judging.unshelve(before, at, command.by)
         if moved is None:
@@ -957,7 +1054,51 @@ class HouseWatch:
         return self._event(after, before.state, reason, at)
 
 
-_OF_SENSORS = frozenset({"missing", "stuck", "disagree"})
+ALSO_LOOKED_AT = ("temperature", "outside_temperature", "light")
+"""What the rules of house computers look at beside their own signals, water and feed."""
+
+_WATER = (Feature(signal="water", aggregate="sum", min_coverage=0.5),)
+_SIGNS_OF_BIRDS = (
+    Feature(signal="feed", aggregate="sum", min_coverage=0.5),
+    Feature(signal="weight", aggregate="count", min_coverage=0.0),
+)
+
+
+@lru_cache(maxsize=256)
+def _looked_at(signal: str, aggregate: Literal["mean", "sum", "min"], *, each: bool) -> tuple[Feature, ...]:
+    """Return the feature of one signal; the same object each time, as the window's plans hang on it."""
+    share = 0.9 if aggregate == "sum" else 0.5  # an amount of which a part is missing is no small amount
+    return (Feature(signal=signal, aggregate=aggregate, per="live_bird" if each else None, min_coverage=share),)
+
+
+class _Look:
+    """What a house measures at an instant, as the plain rules ask for it."""
+
+    def __init__(self, window: Window, at: datetime, context: FlockContext, sensors: Sensors) -> None:
+        self.unbelieved: str | None = None  # a signal whose level was taken from a sensor that is not believed
+        self._window, self._at, self._context, self._sensors = window, at, context, sensors
+
+    def level(self, signal: str) -> float:
+        [found] = self._window.measure(_looked_at(signal, "mean", each=False), 600, self._at, self._context)
+        if np.isfinite(found.value):
+            return found.value
+        shown = self._sensors.unbelieved(signal, self._at)
+        if shown is None:
+            return float("nan")
+        self.unbelieved = signal
+        return shown
+
+    def darkest(self, length_s: int) -> float:
+        [found] = self._window.measure(_looked_at("light", "min", each=False), length_s, self._at, self._context)
+        return found.value
+
+    def amount(self, signal: str, length_s: int, before_s: int = 0, *, each: bool = False) -> float:
+        at = self._at - timedelta(seconds=before_s)
+        [found] = self._window.measure(_looked_at(signal, "sum", each=each), length_s, at, self._context)
+        return found.value
+
+
+_OF_SENSORS = frozenset({"missing", "stuck", "disagree", "range"})
 _MODELLED = frozenset({"deviation", "trend"})
 _EXPLAINED = _MODELLED | {"mortality"}
 _MOVING = frozenset(WarningState) - {WarningState.NORMAL}

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
 from agent import judge as judging
 from agent.domain import About, Evidence, HouseState, Reason, Severity, Standing, WarningRule, WarningState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 STEP = timedelta(minutes=10)
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -28,7 +32,7 @@ SUPPRESSED, ACKNOWLEDGED = WarningState.SUPPRESSED, WarningState.ACKNOWLEDGED
 
 
 def play(
-    scores: list[float | None], standing: Standing | None = None, *, applies: bool = True, rule: WarningRule = RULE
+    scores: Sequence[float | None], standing: Standing | None = None, *, applies: bool = True, rule: WarningRule = RULE
 ) -> tuple[list[WarningState], list[Reason], Standing]:
     """Judge one score after the other, ten minutes apart; return the states, the reasons of changes, and the last."""
     standing = standing or Standing(rule.name, "house1")
@@ -232,7 +236,7 @@ def test_what_is_suppressed_says_by_what_when_it_begins_and_when_it_ends() -> No
     assert (after.state, reason) == (NORMAL, Reason.ROOT_CAUSE)
 
 
-COMES_AND_GOES = [1.2, 1.2, 1.2, 0.5, 0.4, 0.5]  # active for three steps, clear with the sixth
+COMES_AND_GOES: list[float | None] = [1.2, 1.2, 1.2, 0.5, 0.4, 0.5]  # active for three steps, clear with the sixth
 
 
 def test_what_rises_for_the_third_time_is_told_once_more_and_then_stands_through_its_pauses() -> None:
