@@ -138,6 +138,10 @@ _OVER = {
     Reason.SHELF_TIME_OVER: "is as expected again",
     Reason.CANNOT_SAY: "cannot be judged any more: too little is measured",
     Reason.HOUSE_STATE: "is watched again",
+    Reason.FLOCK_AGE: "is watched again",
+    Reason.SERVICE: "is watched again",
+    Reason.BAD_QUALITY: "is watched again",
+    Reason.ROOT_CAUSE: "is watched again",
     Reason.RULE_REMOVED: "is not watched any more",
 }
 
@@ -146,6 +150,35 @@ _ALONE = {
     "silent": ("gateway_silent",),
     "stuck": ("sensor_stuck",),
     "disagree": ("sensor_disagrees",),
+    "range": ("sensor_drift",),
+    "misplaced": ("temperature_sensor_fault",),
+    "unregistered": ("unrecorded_event",),
+    "placement": ("unrecorded_event",),
+}
+
+_PLAIN = {
+    "high": "{name} is {actual}, above the limit of {expected}",
+    "low": "{name} is {actual}, below the limit of {expected}",
+    "max": "{name} is {actual}, above the limit of {expected}",
+    "min": "{name} is {actual}, below the limit of {expected}",
+    "misplaced": "{name} is {actual}, warmer than the {expected} inside: its sensor may hang in the sun",
+    "drop": "{name} {over} is {size}below what it was before: {actual} instead of {expected}",
+    "rise": "{name} {over} is {size}above what it was before: {actual} instead of {expected}",
+    "few": "{name} {over} is only {actual} with the light on; at least {expected} is usual",
+    "much": "{name} {over} is {actual}; more than {expected} is a leak or a fault",
+    "ratio": "birds drink {actual} in the last 24 hours, where about {expected} is usual",
+    "range": "{name} shows {actual}, which cannot be",
+    "unregistered": "water flowed in {actual} of the last 24, and feed or the scale moved, but no flock was told",
+    "placement": "{actual} were told to be placed, where about {expected} can be",
+}
+"""The sentences of the rules that look at plain figures."""
+
+_SUPPRESSED_BY = {
+    Reason.HOUSE_STATE: "the state of the house explains it",
+    Reason.FLOCK_AGE: "the flock is too young for it",
+    Reason.SERVICE: "the sensor is being serviced",
+    Reason.BAD_QUALITY: "the sensor is not believed",
+    Reason.ROOT_CAUSE: "it follows from another warning",
 }
 
 
@@ -190,8 +223,31 @@ def explain(
     if standing.unknown_since is not None and standing.evidence is not None and standing.evidence.why:
         unknown = f"Whether it still is so cannot be said: {standing.evidence.why}. "
     because = _because(modelled, standing.evidence.confidence) if modelled and standing.evidence is not None else ""
-    text = f"{where}: {_sentence(rule, standing)}, since {when}. {unknown}{because}{check_first}"
+    course = _course_of(rule, standing)
+    text = f"{where}: {_sentence(rule, standing)}, since {when}. {course}{unknown}{because}{check_first}"
     return Explanation(text, causes, check_first)
+
+
+def _course_of(rule: WarningRule, standing: Standing) -> str:
+    """Return what is to be known of a warning's course: it is told to nobody, comes and goes, waits, or is latched."""
+    if standing.state is WarningState.SUPPRESSED:
+        why = _SUPPRESSED_BY.get(standing.reason or Reason.HOUSE_STATE, "something known explains it")
+        return f"It is told to nobody: {why}. "
+    said = ""
+    if standing.chatter is not None:
+        of = standing.chatter
+        deadband = "" if of.deadband is None else f", or deadband = {of.deadband:g},"
+        said = (
+            f"It comes and goes, {of.rises} times in {of.within_s / 3600:g} hours: off_delay_s = {of.off_delay_s}"
+            f"{deadband} would make one warning of it. "
+        )
+    if standing.state is not WarningState.ACTIVE:
+        return said
+    if standing.is_escalated:
+        said += "Nobody has acknowledged it for long. "
+    if rule.latching and standing.back_since is not None:
+        said += "It is back where it should be, and stays until somebody acknowledges it. "
+    return said
 
 
 def _because(causes: Sequence[Cause], confidence: float | None) -> str:
@@ -234,9 +290,11 @@ def _distinct(causes: Sequence[str]) -> list[str]:
 
 def _subject(rule: WarningRule) -> str:
     kind = kind_of(rule.name)
-    if kind in {"missing", "stuck", "disagree"}:
+    if kind == "placement":
+        return "the number of birds"
+    if kind in {"missing", "stuck", "disagree", "range"}:
         return f"sensor {rule.signal}" if rule.signal else "a sensor"
-    return "the house" if kind == "silent" else _name(rule)
+    return "the house" if kind in {"silent", "unregistered"} else _name(rule)
 
 
 def _name(rule: WarningRule) -> str:
@@ -256,6 +314,10 @@ def _sentence(rule: WarningRule, standing: Standing) -> str:
         return f"{rule.signal} shows the same value{value} without a change"
     if kind == "disagree":
         return _disagreement(rule, evidence)
+    if kind in _PLAIN and evidence is not None and evidence.actual is not None:
+        actual, expected = (_number(value, evidence.unit) for value in (evidence.actual, evidence.expected))
+        over, size = _over(kind, evidence), _size(evidence)
+        return _PLAIN[kind].format(name=name, actual=actual, expected=expected, over=over, size=size)
     if evidence is None or evidence.actual is None or evidence.expected is None:
         return f"{name} is out of its band"
     actual, expected = (_number(value, evidence.unit) for value in (evidence.actual, evidence.expected))
@@ -290,6 +352,8 @@ def _over(kind: str, evidence: Evidence) -> str:
     hours = 24 if kind == "trend" else 1
     if evidence.over_s is not None:
         hours = evidence.over_s // 3600
+        if hours < 1:
+            return f"in the last {evidence.over_s // 60} minutes"
     if hours > 48:
         return f"in the last {hours // 24} days"
     return "in the last hour" if hours <= 1 else f"in the last {hours} hours"
