@@ -6,7 +6,7 @@ It advances on a fixed grid of event time. At each grid instant ``judge_instant`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -34,6 +34,7 @@ from agent.deviation import (
 from agent.domain import (
     PUBLISHED_STATES,
     Cause,
+    Event,
     Evidence,
     Opinion,
     Prediction,
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
     from agent.clock import FarmDays
     from agent.commands import FlockCommand, Unshelve
     from agent.config import RuleOverride
-    from agent.domain import Doubt, Event, Flock, FlockChange, QualityInterval, WarningRule
+    from agent.domain import Chatter, Doubt, Flock, FlockChange, QualityInterval, WarningRule
     from agent.fitness import FitDay, FitFlock
     from agent.manifest import InputSpec, Manifest, Output
     from agent.predict import Due, Predictor
@@ -506,6 +507,7 @@ class HouseWatch:
         evidence |= self._plain_evidence(at)
         events: list[WarningEvent] = []
         changed: list[Standing] = []
+        comes_and_goes: list[Event] = []
         for name in dict.fromkeys((*evidence, *self.standings)):
             before = self.standings.get(name) or Standing(name, self.house)
             after, reason = self._judge_one(name, before, evidence.get(name), at, turn)
@@ -517,12 +519,14 @@ class HouseWatch:
                 changed.append(after)
             if reason is not None:
                 events.append(self._event(after, before.state, reason, at))
+            if reason is Reason.CHATTERING and after.chatter is not None:
+                comes_and_goes.append(_chattering(self.house, after, after.chatter, at))
         predictions = tuple(self._predictions(results, at))
         self._see_fitness(results, expected, predictions, at)
         rows, noticed = self.fitness.take()
         opinions = tuple(self._opinions(results, at))
-        found = (tuple(events), tuple(changed), predictions, tuple(changes), tuple(rows), tuple(noticed), opinions)
-        return Outcome(self.house, at, *found)
+        found = (tuple(events), tuple(changed), predictions, tuple(changes), tuple(rows))
+        return Outcome(self.house, at, *found, (*noticed, *comes_and_goes), opinions)
 
     def _see_fitness(
         self,
@@ -1124,6 +1128,18 @@ def _said_by(result: HouseResult) -> _Said:
     ranked = sorted(shares.items(), key=lambda share: -share[1])
     told = [share for share in ranked[:_MOST_CAUSES] if share[1] >= _SMALLEST_PROBABILITY] or ranked[:1]
     return _Said(None if nothing is None else 1 - nothing, tuple(Cause(cause, p) for cause, p in told))
+
+
+def _chattering(house: str, standing: Standing, chatter: Chatter, at: datetime) -> Event:
+    """Return that a rule comes and goes, and what would have stopped it, for the lake."""
+    detail: dict[str, object] = {
+        "rule": standing.rule,
+        "warning": standing.id,
+        "flock": standing.flock,
+        **asdict(chatter),
+    }
+    signal = standing.rule.partition("-")[2] or None
+    return Event(at, "chattering", house, signal, standing.spells[0].since, at, detail)
 
 
 def _signed(evidence: Evidence) -> float:

@@ -2,10 +2,11 @@
 
 The limits are those of the agent's own rules of house computers, with their sources (``agent/rules.py``,
 ``agent/plain.py``): they have one home. The S numbers here are those of docs/sources.md. Where a manual leaves a limit
-to the user, ours is marked "assumed" and on the keen side: the earlier these rules speak, the smaller our lead, so that nobody beats a straw man. They know what the
-agent knows: the living birds that people tell, the state of the house (alarms are muted from the feed withdrawal until
-a day after a thinning: SKOV's catching function does so [S6]), and, unlike the agent, the set point. Levels hold ten
-minutes before they count, as the readings come every ten minutes.
+to the user, ours is marked "assumed" and on the keen side: the earlier these rules speak, the smaller our lead, so that
+nobody beats a straw man. They know what the agent knows: the living birds that people tell, the state of the house
+(alarms are muted from the feed withdrawal until a day after a thinning: SKOV's catching function does so [S6]), and,
+unlike the agent without its curve, the set point. Levels hold ten minutes before they count, as the readings come every
+ten minutes.
 
 Left out for want of the signal: flap and inlet positions, light against the programme, emergency opening, battery.
 """
