@@ -57,6 +57,9 @@ class Look(Protocol):
     def level(self, signal: str) -> float:
         """Return the mean of the last ten minutes."""
 
+    def shown(self, signal: str) -> float:
+        """Return the same, or else what a sensor shows that is not believed."""
+
     def darkest(self, length_s: int) -> float:
         """Return the least light of the last ``length_s`` seconds, lx."""
 
@@ -108,7 +111,7 @@ _Found = tuple[float, float, float, int]  # actual, the limit or what was before
 
 
 def _level(kind: str, threshold: float, signal: str, look: Look, known: Known) -> _Found:
-    level = look.level(signal)
+    level = look.shown(signal)
     if kind == "high":
         limit, score = known.set_point + threshold, (level - known.set_point) / threshold
         outside = look.level("outside_temperature")

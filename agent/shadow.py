@@ -61,6 +61,7 @@ class ShadowWatch(HouseWatch):
             warnings=tuple(event for event in outcome.warnings if self._is_own(event.standing)),
             standings=tuple(standing for standing in outcome.standings if self._is_own(standing)),
             changes=(),
+            events=tuple(e for e in outcome.events if e.kind != "chattering" or e.detail["rule"] in self._own_rules),
         )
 
     def own_standings(self) -> list[Standing]:

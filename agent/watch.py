@@ -183,7 +183,7 @@ class HouseWatch:
         self.series = SeriesWindows(length, scored, scores_each=scores_each)
         self._rules: dict[str, WarningRule | None] = {}
         self._rules_day: int | None = None  # the age that they are of
-        self._unregistered = Evidence(0.0)  # as of the last full hour
+        self._told_of_flock: dict[str, Evidence] = {}  # whether what people told can be, as of the last full hour
         self._judged: dict[tuple[str, str, str], _Judged] = {}
         self._losses: list[tuple[date, float]] = []  # dead and culled by farm date, as far as known
         self._lost_shares: dict[date, float] = {}  # the same, of the birds alive at each day's end
@@ -860,25 +860,26 @@ class HouseWatch:
         )
 
     def _told_evidence(self, at: datetime) -> dict[str, Evidence]:
-        """Return whether what people told of the flock can be: that there is none, or how many birds it has."""
+        """Return whether what people told of the flock can be, as of the last full hour."""
         if at.minute == 0:
-            self._unregistered = self._birds_nobody_told_of(at)
-        evidence = {"unregistered": self._unregistered}
+            self._told_of_flock = {"unregistered": self._birds_nobody_told_of(at), "placement": self._count_told(at)}
+        return {name: found for name, found in self._told_of_flock.items() if found.score or name in self.standings}
+
+    def _count_told(self, at: datetime) -> Evidence:
         flock, rule = self.life.flock, self._rule("placement")
-        if flock is not None and rule is not None and flock.birds_placed:
-            look, known = _Look(self.window, at, self._context(flock), self._sensors), self._known(flock, at)
-            day = day_number(flock, at, self.days)
-            intake = [
-                look.amount(signal, plain.DAY_S) / (share * known.day_feed_kg)
-                if known.day_feed_kg > 0
-                else float("nan")
-                for signal, share in (("water", plain.WATER_TO_FEED), ("feed", 1.0))
-                if plain.FED_FROM_DAY <= day <= plain.FED_TO_DAY
-            ]
-            evidence["placement"] = plain.placement(
-                rule, flock.birds_placed, self._facts.capacity, self._facts.area_m2, day, intake
+        if flock is None or rule is None or not flock.birds_placed:
+            return Evidence(0.0)
+        day, intake = day_number(flock, at, self.days), []
+        if plain.FED_FROM_DAY <= day <= plain.FED_TO_DAY:
+            look, feed_kg = (
+                _Look(self.window, at, self._context(flock), self._sensors),
+                self._known(flock, at).day_feed_kg,
             )
-        return {name: found for name, found in evidence.items() if found.score or name in self.standings}
+            intake = [
+                look.amount(signal, plain.DAY_S) / (share * feed_kg) if feed_kg > 0 else float("nan")
+                for signal, share in (("water", plain.WATER_TO_FEED), ("feed", 1.0))
+            ]
+        return plain.placement(rule, flock.birds_placed, self._facts.capacity, self._facts.area_m2, day, intake)
 
     def _birds_nobody_told_of(self, at: datetime) -> Evidence:
         rule, life = self._rule("unregistered"), self.life
@@ -1084,11 +1085,13 @@ class _Look:
 
     def level(self, signal: str) -> float:
         [found] = self._window.measure(_looked_at(signal, "mean", each=False), 600, self._at, self._context)
-        if np.isfinite(found.value):
-            return found.value
-        shown = self._sensors.unbelieved(signal, self._at)
+        return found.value
+
+    def shown(self, signal: str) -> float:
+        level = self.level(signal)
+        shown = None if np.isfinite(level) else self._sensors.unbelieved(signal, self._at)
         if shown is None:
-            return float("nan")
+            return level
         self.unbelieved = signal
         return shown
 

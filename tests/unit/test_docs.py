@@ -123,7 +123,7 @@ def test_every_topic_stands_in_the_docs() -> None:
 
 
 def test_every_key_of_a_warning_stands_in_the_docs() -> None:
-    keys = {name for name, _ in LAKE_COLUMNS["warnings"]} - {"at", "before", "by", "seq"}
+    keys = {name for name, _ in LAKE_COLUMNS["warnings"]} - {"at", "before", "by", "why", "seq"}
     assert not {key for key in keys if f"`{key}`" not in text_of("docs/mqtt.md")}
 
 
@@ -148,8 +148,9 @@ def test_every_word_of_a_state_stands_in_the_docs() -> None:
 def test_every_kind_of_rule_stands_in_the_docs_with_its_defaults(name: str) -> None:
     kind = KINDS[name]
     states = ", ".join(sorted(state.value for state in kind.states))
+    limits = ", ".join(f"{signal} {limit:g}" for signal, limit in kind.limits.items()) or f"{kind.threshold:g}"
     row = (
-        f"| `{name}` | {kind.what} | {kind.threshold:g} {kind.threshold_is} | {int(kind.severity)} "
+        f"| `{name}` | {kind.what} | {limits} {kind.threshold_is} | {int(kind.severity)} "
         f"| {kind.on_delay_s} s | {kind.off_delay_s} s | {kind.deadband:g} | {kind.first_day} | {states} |"
     )
     assert row in text_of("docs/warnings.md").splitlines()

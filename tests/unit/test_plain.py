@@ -159,6 +159,12 @@ def test_what_a_sensor_shows_that_is_not_believed_is_suppressed_and_says_so() ->
     assert "told to nobody: the sensor is not believed" in events[0].text
 
 
+def test_a_broken_sensor_outside_does_not_hide_the_heat_inside() -> None:
+    house = House()
+    house.run(4 * HOUR)
+    assert "high-temperature" in raised(house.run(HOUR, other(temperature=31, outside_temperature=99)))
+
+
 def test_while_people_catch_the_rules_rest_and_it_is_recorded() -> None:
     house = House()
     house.run(4 * HOUR)
