@@ -322,7 +322,7 @@ class Warnings(Section):
 
     rules: Annotated[Rules, AfterValidator(_are_kinds)] = {}
     house_computer: bool = False  # the rules that house computers publish
-    # SKOV's default curve of the inside temperature, Cel by day of age [S32]
+    # SKOV's default curve of the inside temperature, Cel by day of age (docs/sources.md, S32)
     set_point: Annotated[SetPoint, AfterValidator(_rises_with_age)] = (
         *((1.0, 34.0), (7.0, 30.0), (14.0, 28.0), (21.0, 26.0), (28.0, 23.0), (35.0, 21.0), (42.0, 19.0)),
     )

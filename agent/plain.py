@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agent.domain import WarningRule
 
 SLIDE = ((20.0, 30.0), (8.0, 4.0))
-"""In summer the inside may be so much above so warm an outside, Cel [S4]."""
+"""In summer the inside may be so much above so warm an outside, Cel [S4, S7c]."""
 
 WATER_SHIFT_S = 7_200
 """Water is held against the 24 hours that ended so much earlier [S22]."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _A_ROUND = 12 * _HOUR
-"""Birds are to be looked after twice a day at the least, by the law [S55]: in so long a time somebody was there."""
+"""Our judgement: houses are walked twice a day at the least, so somebody was there in the meantime."""
 _WITH_BIRDS = frozenset({HouseState.ACTIVE})
 _OCCUPIED = frozenset({HouseState.PREHEAT, HouseState.ACTIVE, HouseState.CATCHING, HouseState.THINNED})
 _BIRD_SIGNALS = frozenset({"water", "feed", "weight", "dead", "culled"})
@@ -210,7 +210,7 @@ KINDS = {
         "degrees above the set point",
         About.CLIMATE,
         Severity.MINOR,
-        {"temperature": 4.0},  # [S4]
+        {"temperature": 4.0},  # [S4, S7c]
         0.125,
     ),
     "low": _of_house_computers(
@@ -218,7 +218,7 @@ KINDS = {
         "degrees below the set point",
         About.CLIMATE,
         Severity.MINOR,
-        {"temperature": 3.0},  # [S4]
+        {"temperature": 3.0},  # [S4, S7c]
         0.125,
     ),
     # 32 Cel [S4]; user's limits [S5]: 90 %RH, as 77 to 85 late are normal [S32], so above that; 3,500 ppm harms, 3,000

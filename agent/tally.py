@@ -1,4 +1,7 @@
-"""What the warnings of some time came to: how many, of which rules, how long, and what people said of them."""
+"""What the warnings of some time came to: how many, of which rules, how long, and what people said of them.
+
+The figures are those of alarm engineers (ISA-18.2, EEMUA 191), as far as we know them second-hand: docs/sources.md.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from agent.alerts import iso
-from agent.domain import HouseState, Reason, WarningState, from_ms, to_ms
+from agent.domain import Event, HouseState, Reason, WarningState, from_ms, to_ms
 from agent.export import Exported, blocks_of, records_of
 from agent.judge import CHATTER_RISES, chatter_window
 from agent.rules import KINDS, kind_of, rule_of
@@ -20,13 +23,14 @@ from agent.store.tables import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from datetime import date, datetime
+    from datetime import date
 
     from agent.config import Config
     from agent.domain import WarningRule
 
 DAY_MS, HOUR_MS, TEN_MINUTES_MS = 86_400_000, 3_600_000, 600_000
-STALE_MS = DAY_MS  # what stands for longer is stale [S41]
+STALE = timedelta(days=1)
+"""What stands for longer is stale [S41]."""
 FLOOD, FLOOD_OVER = 10, 5  # more than so many in ten minutes are a flood; fewer than so many end it
 TOP = 10
 LONGEST_ON_DELAY_S = 7_200  # no longer one is proposed: a warning that comes so late is none (our judgement)
@@ -167,26 +171,26 @@ def tally(config: Config, days: int) -> dict[str, Any]:
     }
 
 
-def week_figures(config: Config, within: datetime) -> dict[str, Any] | None:
-    """Return the figures of the farm's week that ``within`` lies in, from house.db alone; None without its database.
+def week_event(config: Config, monday: date) -> Event:
+    """Return what the warnings of a week of the farm came to, for the lake; from house.db alone.
 
     Raises:
         StoreError: house.db cannot be read.
     """
-    first = config.site.days.date_of(within) - timedelta(days=config.site.days.date_of(within).weekday())
-    begin_ms, end_ms = (to_ms(config.site.days.start_of(first + timedelta(days=days))) for days in (0, 7))
+    begin, end = (config.site.days.start_of(monday + timedelta(days=days)) for days in (0, 7))
+    begin_ms, end_ms = to_ms(begin), to_ms(end)
     with StoreReader.open(config.data.house_db) as reader:
         rows = _in_store(reader)
         found = _told(rows, begin_ms, end_ms)
         figures = _figures(found.raised, _house_days(_lives(rows), begin_ms, end_ms), begin_ms, end_ms, end_ms)
-    return {"week": _week_of(first), **figures, **_sources(config, found, end_ms)}
+    detail: dict[str, object] = {"week": _week_of(monday), **figures, **_sources(config, found, end_ms)}
+    return Event(end, "alarm_figures", from_at=begin, to_at=end, detail=detail)
 
 
 def weeks_of(config: Config, since_ms: int, until_ms: int) -> Iterator[tuple[str, int, int]]:
     """Yield the farm's own weeks, Monday first, that a time touches: each its name and what of it lies within."""
     days = config.site.days
-    day = days.date_of(from_ms(since_ms))
-    day -= timedelta(days=day.weekday())
+    day = days.week_of(from_ms(since_ms))
     while (begin_ms := to_ms(days.start_of(day))) < until_ms:
         following = day + timedelta(days=7)
         yield _week_of(day), max(begin_ms, since_ms), min(to_ms(days.start_of(following)), until_ms)
@@ -228,15 +232,15 @@ def _figures(found: Sequence[Raised], house_days: float, since_ms: int, until_ms
         "median_minutes_to_acknowledge": round(median(answers), 1) if answers else None,
         "escalated": sum(one.is_escalated for one in found),
         "standing": sum(one.over_ms is None for one in found),
-        "stale": sum((one.over_ms or now_ms) - one.raised_ms > STALE_MS for one in found),
+        "stale": sum((one.over_ms or now_ms) - one.raised_ms > STALE // timedelta(milliseconds=1) for one in found),
     }
 
 
 def _rates(raised_ms: Sequence[int]) -> tuple[int, int]:
     """Return the most rises in any ten minutes, and for how long, in ms, there was a flood of them.
 
-    A flood begins with the rise that is one too many, and ends when ten minutes see fewer than five again ([S41] as we
-    read it second-hand); so it lasts for ten minutes at the least.
+    A flood begins with the rise that is one too many, and ends when ten minutes see fewer than five again; so it
+    lasts for ten minutes at the least.
     """
     most = flooded = begin = 0
     end = None  # of the flood that goes on
