@@ -26,7 +26,7 @@ from agent.commands import (
     Unshelve,
 )
 from agent.config import Config
-from agent.domain import About, HouseState, Quality, TimeQuality, WarningState
+from agent.domain import About, HouseState, Quality, Reason, TimeQuality, WarningState
 from agent.explain import CAUSES
 from agent.rules import KINDS
 from agent.signals import CATALOGUE
@@ -142,6 +142,10 @@ def test_every_word_of_a_state_stands_in_the_docs() -> None:
     assert not _missing([about.value for about in About], "docs/mqtt.md")
     assert not _missing([state.value for state in WarningState], "ARCHITECTURE.md")
     assert not _missing([quality.name.lower() for quality in (*Quality, *TimeQuality)], "docs/lake.md")
+
+
+def test_every_reason_of_a_change_stands_in_the_docs() -> None:
+    assert not {reason.value for reason in Reason if f"`{reason.value}`" not in text_of("docs/warnings.md")}
 
 
 @pytest.mark.parametrize("name", KINDS)
