@@ -359,7 +359,7 @@ def _house_days(lives: _Lives, since_ms: int, until_ms: int) -> float:
 def tally_lines(value: Mapping[str, Any]) -> list[str]:
     """Return a tally for people."""
     every = value["all"]
-    if not value["house_days"]:
+    if not value["house_days"] and not every["warnings"]:
         return [f"no bird was in a house from {value['since']} to {value['until']}"]
     lines = [
         f"from {value['since']} to {value['until']}, {value['house_days']:,} house-days with birds",
@@ -382,7 +382,8 @@ def _words(figures: Mapping[str, Any]) -> str:
     length = "" if figures["median_hours"] is None else f", half of them over within {figures['median_hours']:g} h"
     standing = f", {figures['standing']} not over" if figures["standing"] else ""
     said = f", {figures['confirmed']} confirmed, {figures['rejected']} rejected"
-    return f"{figures['warnings']} warnings ({figures['per_house_day']:g} a house-day){said}{length}{standing}"
+    a_day = "" if figures["per_house_day"] is None else f" ({figures['per_house_day']:g} a house-day)"
+    return f"{figures['warnings']} warnings{a_day}{said}{length}{standing}"
 
 
 def _week_words(week: Mapping[str, Any]) -> str:
