@@ -827,7 +827,7 @@ class HouseWatch:
     def _plain_evidence(self, at: datetime) -> dict[str, Evidence]:
         """Return what the rules of house computers see; what a sensor shows that is not believed is told to nobody."""
         flock = self.life.flock
-        if flock is None:
+        if flock is None or not self._plain:
             return {}
         evidence = {}
         look = _Look(self.window, at, self._context(flock), self._sensors)
