@@ -304,7 +304,7 @@ def _name(rule: WarningRule) -> str:
 def _sentence(rule: WarningRule, standing: Standing) -> str:
     evidence = standing.evidence
     kind = kind_of(rule.name)
-    name = _name(rule)
+    name = _name(rule) or _subject(rule) or "a signal"
     if kind == "missing":
         return f"{rule.signal} has stopped reporting"
     if kind == "silent":
