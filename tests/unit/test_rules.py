@@ -136,6 +136,7 @@ def house_rules(document: dict[str, object], house: str = "house2") -> Config:
     return Config.model_validate({"house": [{"id": "house1"}, {"id": house, **document}], **SITE_SAYS})
 
 
+ON_DELAY_S = KINDS["deviation"].on_delay_s
 SITE_SAYS = {
     "warnings": {
         "rules": {
@@ -149,15 +150,15 @@ SITE_SAYS = {
 @pytest.mark.parametrize(
     ("says", "day", "threshold", "on_delay_s"),
     [
-        ({}, 10, 1.5, 1200),
-        ({}, 27, 1.5, 1200),
+        ({}, 10, 1.5, ON_DELAY_S),
+        ({}, 27, 1.5, ON_DELAY_S),
         ({}, 28, 2.0, 60),
-        ({}, None, 1.5, 1200),
-        ({"deviation-water": {"threshold": 3.0}}, 10, 3.0, 1200),
+        ({}, None, 1.5, ON_DELAY_S),
+        ({"deviation-water": {"threshold": 3.0}}, 10, 3.0, ON_DELAY_S),
         ({"deviation-water": {"threshold": 3.0}}, 30, 3.0, 60),  # the house over the site, at any age
         ({"deviation": {"threshold": 4.0}}, 30, 4.0, 60),  # of the whole kind, too
-        ({"deviation-water": {"by_age": [{"from_day": 14, "threshold": 5.0}]}}, 30, 5.0, 1200),
-        ({"deviation": {"threshold": 4.0}, "deviation-water": {"threshold": 6.0}}, 3, 6.0, 1200),
+        ({"deviation-water": {"by_age": [{"from_day": 14, "threshold": 5.0}]}}, 30, 5.0, ON_DELAY_S),
+        ({"deviation": {"threshold": 4.0}, "deviation-water": {"threshold": 6.0}}, 3, 6.0, ON_DELAY_S),
     ],
 )
 def test_a_rule_may_differ_by_house_and_by_age(
