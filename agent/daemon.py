@@ -52,6 +52,7 @@ from agent.receipts import Receipts
 from agent.shadow import Shadows
 from agent.site import RECEIPT, SITE, STORE, SiteWarnings, Trouble
 from agent.store import PRUNE_ROWS, RESERVE_BYTES, is_nearly_full, sync_notes
+from agent.tally import STALE, week_event
 from agent.telling import Telling
 from agent.timekeeper import Timekeeper, steady
 from agent.topics import Topics
@@ -157,6 +158,7 @@ class Agent:
         self._wear = WearMeter.restored(known.wear)
         self.decoder.restore(known.births)
         self.site = SiteWarnings(known.standings, self.config.locale())
+        self._week = config.site.days.week_of(self.grid.last)  # of the farm, the last that was judged in
         for refused in predictor.refused:
             self.degrade(f"model {refused.bundle}", refused.reason)
         for refused in self.shadow.refused:
@@ -177,7 +179,8 @@ class Agent:
                 signal=self.config.signal,
                 days=self.config.site.days,
                 manifests=[model.manifest for model in self.predictor.models],
-                overrides=self.config.warnings.rules,
+                overrides=self.config.overrides_of(house.id),
+                facts=self.config.facts_of(house.id),
                 rhythm_s=self.quality.rhythm_s,
                 started_monotonic=self.clock.monotonic(),
                 references=self.predictor.references(),
@@ -397,6 +400,19 @@ class Agent:
                 health=self.health_value("online") if len(self._unrecorded) == 1 else None,
             )
             self._unrecorded.popleft()
+        self._sum_up_week()
+
+    def _sum_up_week(self) -> None:
+        """Keep what the warnings of a week of the farm came to, once the next one has begun.
+
+        Where a crash comes between, that week has no such event; `flockwatch warning stats` still knows it.
+        """
+        week = self.config.site.days.week_of(self.grid.last)
+        if week == self._week or not self.store.is_lasting:
+            return
+        before, self._week = self._week, week
+        if week > before:
+            self.store.record(events=[week_event(self.config, before)])
 
     def turn_or_hold(self, messages: Sequence[Message]) -> None:
         """Take a turn; where the store fails, hold the messages unacknowledged: the broker keeps the rest."""
@@ -831,6 +847,7 @@ class Agent:
                     house: {name: last[name] for name in ("at", "passed", "passed_at", "reason")}
                     for house, last in sorted(self.drills.last.items())
                 },
+                "alarms": _alarms(self.watches, self.grid.last),
                 "models": {str(model): asdict(model.counters) for model in self.predictor.models},
                 "shadow": {str(model): asdict(model.counters) for model in self.shadow.models},
             },
@@ -877,6 +894,18 @@ def _doubted(standings: Sequence[Standing]) -> dict[SeriesKey, Doubt]:
         for standing in standings
         if standing.rule.startswith("disagree-") and standing.state is not WarningState.NORMAL
         if standing.since is not None and standing.evidence is not None
+    }
+
+
+def _alarms(watches: Sequence[HouseWatch], at: datetime) -> dict[str, object]:
+    """Return what stands in all houses, as alarm engineers count it."""
+    shown = [s for watch in watches for s in watch.standings.values() if s.state in PUBLISHED_STATES]
+    return {
+        "standing": len(shown),
+        "unacknowledged": sum(s.state is WarningState.ACTIVE for s in shown),
+        "shelved": sum(s.state is WarningState.SHELVED for s in shown),
+        "stale": sum(s.raised_at is not None and at - s.raised_at > STALE for s in shown),
+        "chattering": [f"{s.house}/{s.rule}" for s in shown if s.chatter is not None],
     }
 
 

@@ -581,10 +581,10 @@ def test_the_evidence_names_the_fault_that_keeps_it_from_saying(
     said: list[str] = []
     real = judging.judge
 
-    def listening(rule: Any, standing: Any, evidence: Any, at: Any, *, applies: bool) -> Any:  # noqa: ANN401  # passed on
+    def listening(rule: Any, standing: Any, evidence: Any, at: Any, **gates: Any) -> Any:  # noqa: ANN401  # passed on
         if rule.name == "deviation-temperature" and evidence.score is None:
             said.append(why_of(evidence, at, Locale()))
-        return real(rule, standing, evidence, at, applies=applies)
+        return real(rule, standing, evidence, at, **gates)
 
     monkeypatch.setattr(judging, "judge", listening)
     farm.run(2 * HOUR, lambda _at: {"water": 10.0} if shown is None else {"water": 10.0, "temperature": shown})
