@@ -586,9 +586,9 @@ class Agent:
                 else Trouble(
                     missing.severity,
                     "a controller does not hear warnings",
-                    "The controller {controller} has not confirmed within {seconds} s. {text}",
-                    "See whether the controller runs and is connected to the broker.",
-                    {"controller": controller.name, "seconds": str(controller.within_s), "text": missing.text},
+                    missing.message,
+                    msg("See whether the controller runs and is connected to the broker."),
+                    {**missing.values, "controller": controller.name, "house": self.config.called(missing.house)},
                 )
             )
             if trouble is None and not is_proven:
@@ -598,7 +598,7 @@ class Agent:
                 trouble,
                 self.clock.now(),
                 about=About.EQUIPMENT,
-                over="The controller {controller} confirms what it is told again.",
+                over=msg("The controller {controller} confirms what it is told again."),
                 controller=controller.name,
             )
             if event is not None:

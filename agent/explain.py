@@ -295,7 +295,7 @@ _PLAIN = {
     "ratio": msg("water for each kilogram of feed {period} is {actual}, where about {limit} is usual"),
     "range": msg("{name} shows {actual}, which cannot be"),
     "unregistered": msg(
-        "water flowed in {actual} of the last 24 hours, and feed or the scale moved, but no flock is registered"
+        "water flowed in {actual} of the last 24, and feed or the scale moved, but no flock is registered"
     ),
     "placement": msg("{actual} were told to be placed, where about {limit} can be"),
 }

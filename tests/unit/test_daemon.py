@@ -988,7 +988,7 @@ def test_a_controller_that_does_not_confirm_is_a_warning_until_it_does(make_site
     site.minutes(2)
     told = site.bus.on(topic)[-1]
     assert (told["state"], told["severity"], told["about"]) == ("active", 3, "equipment")
-    assert told["text"].startswith("The controller panel1 has not confirmed within 30 s. house2: nothing was heard")
+    assert told["text"] == "The controller panel1 has sent no confirmation for house2 for 90 s."
     site.restart()
     site.minutes(1)
     assert site.agent.site._standings["receipt-panel1"].state is WarningState.ACTIVE  # nobody knows better yet

@@ -109,17 +109,17 @@ def test_without_the_word_of_the_farm_none_of_these_rules_judges() -> None:
         ({"temperature": 30.5}, 1, "high-temperature", "above the limit of 30.0 °C"),
         ({"temperature": 22.5}, 1, "low-temperature", "below the limit of 23.0 °C"),
         ({"temperature": 33.0}, 1, "max-temperature", "above the limit of 32.0 °C"),
-        ({"humidity": 95}, 1, "max-humidity", "above the limit of 90.0 %RH"),
+        ({"humidity": 95}, 1, "max-humidity", "above the limit of 90.0 % RH"),
         ({"humidity": 3}, 1, "range-humidity", "which cannot be"),
         ({"co2": 3_600}, 1, "max-co2", "above the limit of 3500 ppm"),
         ({"ammonia": 25}, 1, "max-ammonia", "above the limit of 20.0 ppm"),
         ({"outside_temperature": 32}, 1, "misplaced-outside_temperature", "may hang in the sun"),
         ({"water": 0}, 2, "few-water", "in the last 30 minutes is only"),
-        ({"water": 0}, 3, "drop-water", "below what it was before"),
-        ({"water": 60}, 3, "rise-water", "above what it was before"),
+        ({"water": 0}, 3, "drop-water", "% less than before"),
+        ({"water": 60}, 3, "rise-water", "% more than before"),
         ({"water": 300}, 1, "much-water", "is a leak or a fault"),
         ({"feed": 0}, 3, "few-feed", "in the last 2 hours is only"),
-        ({"feed": 0}, 8, "drop-feed", "below what it was before"),
+        ({"feed": 0}, 8, "drop-feed", "% less than before"),
         ({"feed": 200}, 1, "much-feed", "is a leak or a fault"),
         ({"water": 0}, 8, "ratio-water", "l/kg"),
     ],
@@ -196,7 +196,7 @@ def test_birds_that_nobody_told_of_are_noticed_within_a_day_and_a_leak_is_no_bir
     found = raised(house.run(24 * HOUR))
     assert found.keys() == {"unregistered"}
     assert found["unregistered"].about.value == "house_state"
-    assert "no flock was told" in found["unregistered"].text
+    assert "no flock is registered" in found["unregistered"].text
     house.tell(action="place", placed_on="2026-02-20", birds_placed=BIRDS)
     over = [e for e in house.run(HOUR) if e.standing.rule == "unregistered"]
     assert [(e.standing.state, e.reason) for e in over] == [(WarningState.SUPPRESSED, Reason.HOUSE_STATE)]
