@@ -382,7 +382,9 @@ def explain(standing: Standing, causes: Sequence[Cause], told: Occasion, locale:
     return Explanation(f"{where}: {' '.join(part for part in parts if part)}", check_first)
 
 
-def reworded(row: Mapping[str, Any], standing: Standing, house: str, locale: Locale) -> Explanation | None:
+def reworded(
+    row: Mapping[str, Any], standing: Standing, house: str, locale: Locale, *, is_latching: bool
+) -> Explanation | None:
     """Return the words of a stored transition for another reader; None where the rule stands elsewhere by now.
 
     Args:
@@ -390,11 +392,12 @@ def reworded(row: Mapping[str, Any], standing: Standing, house: str, locale: Loc
         standing: where its rule stands, as it is stored.
         house: what people call the house.
         locale: who reads it.
+        is_latching: the rule waits to be acknowledged, also when it is back.
     """
     if (standing.state.value, standing.id) != (row["state"], row["id"]):
         return None
     causes = [Cause(**cause) for cause in json.loads(row["causes"])]
-    told = Occasion(house, row["flock"], row["day_number"], from_ms(row["at"]))
+    told = Occasion(house, row["flock"], row["day_number"], from_ms(row["at"]), is_latching)
     return explain(standing, causes, told, locale)
 
 
