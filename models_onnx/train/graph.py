@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from onnx import ModelProto, NodeProto
 
-OPSET = 17
+OPSET, ML_DOMAIN, ML_OPSET = 17, "ai.onnx.ml", 3
 IR_VERSION = 8  # of that opset's time: older runtimes take it
 PRODUCER = "flockwatch"
 
@@ -162,7 +162,8 @@ class Graph:
             described((name, shape) for name, (_, shape) in outputs.items()),
             list(self._constants.values()),
         )
-        opsets = [helper.make_opsetid("", OPSET)]
+        versions = {"": OPSET, ML_DOMAIN: ML_OPSET}
+        opsets = [helper.make_opsetid(domain, versions[domain]) for domain in sorted({"", *(n.domain for n in nodes)})]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name=PRODUCER)
         checker.check_model(model, full_check=True)
         return model

@@ -1,6 +1,6 @@
 """What every small network here is made of, on numpy alone: layers, their gradients, their ONNX nodes, and Adam.
 
-``net`` (quantiles), ``classes`` and ``bags`` differ in what they ask of the last layer, and in nothing else.
+``net`` (quantiles) and ``bags`` differ in what they ask of the last layer, and in nothing else.
 """
 
 from __future__ import annotations
