@@ -368,7 +368,20 @@ class Agent:
         detail: dict[str, object] = {"reason": f"the judgement {why}"}
         self._noticed.append(Event(self.clock.now(), "grid_restarted", None, None, self.grid.last, at, detail))
         log.warning("judging on from %s: it %s (judged up to %s)", iso(at), why, iso(self.grid.last))
-        self.grid = Grid(at)
+        before, self.grid = self.grid.last, Grid(at)
+        if self.grid.last < before:
+            self._set_back(self.grid.last - before)
+
+    def _set_back(self, by: timedelta) -> None:
+        """Date what stands by a clock that was set back: until it is as late again, nothing of it would be judged."""
+        self._record()
+        for watch in (*self.watches, *self.shadows.watches):
+            watch.set_back(by)
+        self.store.record(
+            standings=[standing for watch in self.watches for standing in watch.standings.values()],
+            shadow_standings=self.shadows.standings(),
+            judged_at=self.grid.last,
+        )
 
     def _changed_buckets(self) -> list[Bucket]:
         return [bucket for watch in self.watches for bucket in watch.window.take_changed()]

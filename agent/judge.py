@@ -56,10 +56,12 @@ def judge(
     """Return where ``rule`` stands after ``evidence`` at ``at``, and the reason if its state or severity changed.
 
     ``applies`` is False where something known explains what the rule would say, ``because`` says what: the house state,
-    the flock's age, a service, a sensor that is not believed, another warning. ``at`` is event time; where it is before
-    the last transition the clock was set back, and every delay has run as far as it had then.
+    the flock's age, a service, a sensor that is not believed, another warning. ``at`` is event time; what was
+    judged or told of a later instant already stays as it is: a backlog is judged, or times were put right meanwhile.
     """
-    standing = _set_back(standing, at)
+    known = (standing.updated_at, standing.back_since, standing.unknown_since)
+    if any(when is not None and when > at for when in known):
+        return standing, None
     if standing.state is WarningState.SHELVED and standing.shelved_until is not None and at < standing.shelved_until:
         return standing, None
     if not applies:
@@ -101,6 +103,17 @@ def unshelve(standing: Standing, at: datetime, by: str | None) -> tuple[Standing
     if standing.state is not WarningState.SHELVED:
         return None
     return _moved(standing, WarningState.ACTIVE, Reason.UNSHELVED_BY, at, by=by, shelved_until=None, asked_at=at)
+
+
+def set_back(standing: Standing, by: timedelta) -> Standing:
+    """Return the standing by a clock that was set back ``by`` (negative): every delay has run as far as it had."""
+    times = ("since", "back_since", "unknown_since", "raised_at", "updated_at", "shelved_until", "asked_at")
+    moved = {name: when + by for name in times if (when := getattr(standing, name)) is not None}
+    spells = tuple(
+        replace(spell, since=spell.since + by, back_since=spell.back_since and spell.back_since + by)
+        for spell in standing.spells
+    )
+    return replace(standing, **moved, spells=spells)
 
 
 def clear(standing: Standing, at: datetime, reason: Reason) -> tuple[Standing, Reason] | None:
@@ -247,17 +260,6 @@ def _suppress(standing: Standing, evidence: Evidence, at: datetime, because: Rea
             return standing, None
         standing = Standing(standing.rule, standing.house, since=evidence.since or at)  # nothing of the last time
     return _moved(standing, WarningState.SUPPRESSED, because, at, evidence=evidence)
-
-
-def _set_back(standing: Standing, at: datetime) -> Standing:
-    """Return the standing by a clock that was set back: everything as long ago now as when it was last judged."""
-    known = [when for when in (standing.updated_at, standing.back_since, standing.unknown_since) if when is not None]
-    if not known or max(known) <= at:
-        return standing
-    by = at - max(known)
-    times = ("since", "back_since", "unknown_since", "raised_at", "updated_at", "shelved_until", "asked_at")
-    moved = {name: when + by for name in times if (when := getattr(standing, name)) is not None}
-    return replace(standing, **moved, spells=())
 
 
 # --- what comes and goes

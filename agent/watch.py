@@ -1040,6 +1040,11 @@ class HouseWatch:
         shown = (s.severity for s in self.standings.values() if s.state in _UNSHELVED)
         return max(shown, default=Severity.NONE)
 
+    def set_back(self, by: timedelta) -> None:
+        """Go on by a clock that was set back ``by`` so much (negative)."""
+        self.standings = {name: judging.set_back(standing, by) for name, standing in self.standings.items()}
+        self._out.clear()  # what an output said held until a time that is far ahead now
+
     def command(self, rule: str, command: Acknowledge | Shelve | Unshelve, at: datetime) -> WarningEvent:
         """Do what somebody asked of one warning.
 

@@ -36,9 +36,10 @@ def play(
 ) -> tuple[list[WarningState], list[Reason], Standing]:
     """Judge one score after the other, ten minutes apart; return the states, the reasons of changes, and the last."""
     standing = standing or Standing(rule.name, "house1")
+    began = max(when for when in (START, standing.updated_at, standing.back_since) if when is not None)
     states, reasons = [], []
     for number, score in enumerate(scores):
-        standing, reason = judging.judge(rule, standing, Evidence(score), START + number * STEP, applies=applies)
+        standing, reason = judging.judge(rule, standing, Evidence(score), began + number * STEP, applies=applies)
         states.append(standing.state)
         if reason is not None:
             reasons.append(reason)
@@ -274,9 +275,22 @@ def test_after_a_clock_was_set_back_every_delay_has_run_as_far_as_it_had() -> No
     moved = judging.shelve(active, START + 3 * STEP, 3_600, "anna", "it is being mended")
     assert moved is not None
     assert moved[0].why == "it is being mended"
-    year_ago = START - timedelta(days=365)
-    standing, reason = judging.judge(RULE, moved[0], Evidence(1.2), year_ago, applies=True)
+    year = timedelta(days=365)
+    year_ago = START + 3 * STEP - year
+    standing, reason = judging.judge(RULE, judging.set_back(moved[0], -year), Evidence(1.2), year_ago, applies=True)
     assert (standing.state, reason) == (WarningState.SHELVED, None)
+    assert [spell.since + year for spell in standing.spells] == [spell.since for spell in active.spells]
     assert standing.shelved_until == year_ago + timedelta(hours=1)
     standing, reason = judging.judge(RULE, standing, Evidence(1.2), year_ago + timedelta(hours=1), applies=True)
     assert (standing.state, reason) == (ACTIVE, Reason.SHELF_TIME_OVER)
+
+
+@pytest.mark.parametrize("score", [None, 0.0, 1.2, 4.0])
+def test_an_instant_before_what_somebody_did_changes_nothing(score: float | None) -> None:
+    """A backlog is judged while people answer what stands, and times are put right while it is judged."""
+    *_, active = play([1.2, 1.2, 1.2])
+    moved = judging.acknowledge(active, START + timedelta(hours=6), "anna")
+    assert moved is not None
+    for applies in (True, False):
+        judged = judging.judge(RULE, moved[0], Evidence(score), START + timedelta(hours=5), applies=applies)
+        assert judged == (moved[0], None)
