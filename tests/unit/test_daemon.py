@@ -16,7 +16,7 @@ from agent.bus import Bus, BusCounters
 from agent.config import Config
 from agent.daemon import MESSAGES_PER_TURN, OBSERVE_WITHIN_S, Agent
 from agent.dialects import Decoder
-from agent.domain import HouseState, Message, WarningState, to_ms
+from agent.domain import HouseState, Message, Reason, WarningState, to_ms
 from agent.errors import StoreError
 from agent.grid import INSTANTS_PER_TURN, PATIENCE_S, Grid
 from agent.orders import REFUSED_PER_HOUR
@@ -691,6 +691,22 @@ def silent_site(site: Site) -> str:
     site.minutes(30)
     site.minutes(60, houses=["house2"])
     return f"{ROOT}/house1/warning/silent"
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_after_a_clock_was_set_back_a_shelf_lasts_as_long_as_it_was_to(site: Site, *, is_restarted: bool) -> None:
+    topic = silent_site(site)
+    site.ask({"id": "s", "action": "shelve", "for_s": 3_600}, f"{topic}/command")
+    site.clock.at -= timedelta(hours=5)
+    if is_restarted:
+        site.restart()
+    site.minutes(50, houses=["house2"])
+    standing = site.agent.watches[0].standings["silent"]
+    assert (standing.state, standing.reason) == (WarningState.SHELVED, Reason.SHELVED_BY)
+    [kept] = [known for known in site.store.restore().standings if known.rule == "silent"]
+    assert (kept.shelved_until, kept.since) == (standing.shelved_until, standing.since)
+    site.minutes(25, houses=["house2"])
+    assert site.agent.watches[0].standings["silent"].reason is Reason.SHELF_TIME_OVER
 
 
 def test_a_warning_is_retained_with_every_key_and_the_severity_beside_it(site: Site) -> None:
