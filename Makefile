@@ -63,8 +63,8 @@ models: install ## train the shipped bundles anew (minutes)
 models-check: install ## train them anew beside the shipped ones: byte for byte the same, or what differs
 	$(BIN)/python -m models_onnx.train --check
 
-evaluate: install ## say how good the shipped bundles are on flocks they have not seen (SHORT=1: in minutes, without the real sets)
-	$(BIN)/python -m models_onnx.evaluate $(if $(SHORT),--short --ranges validation --out build/evaluation,--real $(or $(REAL),../shared/data))
+evaluate: install ## say how good the shipped bundles are on flocks they have not seen (SIZE=middle; SHORT=1: in minutes, without the real sets)
+	$(BIN)/python -m models_onnx.evaluate $(if $(SHORT),--size short --ranges validation --out build/evaluation,--size $(or $(SIZE),full) --real $(or $(REAL),../shared/data))
 	$(if $(SHORT),,$(BIN)/python -m models_onnx.evaluate.outbreaks)
 
 # Its own environment, for it pins what we use, too; the newest that takes the newest Python found here (2024.3 with 3.11)

@@ -339,7 +339,7 @@ class Models(Section):
 
     directory: Path | None = None  # None: the bundles that are shipped with the program
     # a name takes its newest version, name/version exactly that one
-    use: tuple[str, ...] = ("cause", "expect", "mortality", "weight")
+    use: tuple[str, ...] = ("expect", "mortality", "weight")
     shadow: Annotated[tuple[str, ...], Field(max_length=2)] = ()  # beside them, for trial: never shown
     threads: Annotated[int, Field(ge=1, le=4)] = 1
 

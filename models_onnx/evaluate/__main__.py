@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from agent.bundles import versions_in
 from agent.errors import FlockwatchError
-from models_onnx.evaluate.campaign import FULL, SHORT, jobs_of, run_all
+from models_onnx.evaluate.campaign import FULL, MIDDLE, SHORT, jobs_of, run_all
 from models_onnx.evaluate.figures import all_figures
 from models_onnx.evaluate.play import predictor_of
 from models_onnx.evaluate.real import sections
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from models_onnx.evaluate.campaign import Size
 
 FINAL = "test"
+SIZES = {"full": FULL, "middle": MIDDLE, "short": SHORT}
 _WHAT = {
-    False: "",
-    True: "**This is the short version: so few houses that the figures only show that everything works.**",
+    "full": "",
+    "middle": "**This is the middle version, with two houses for each fault: single kinds of faults may be luck.**",
+    "short": "**This is the short version: so few houses that the figures only show that everything works.**",
 }
 
 
@@ -40,7 +42,12 @@ def main(arguments: list[str] | None = None, *, size: Size | None = None) -> int
     parser.add_argument(
         "--ranges", choices=RANGE_SETS, default=FINAL, help="which farms; test is for the final report only"
     )
-    parser.add_argument("--short", action="store_true", help="minutes, and figures that only show that it works")
+    parser.add_argument(
+        "--size",
+        choices=SIZES,
+        default="full",
+        help="how much is played; middle: half an hour; short: minutes, and figures that only show that it works",
+    )
     parser.add_argument("--real", type=Path, help="the folder with the real sets; left out where it is not there")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="how many work at once")
     chosen = parser.parse_args(arguments)
@@ -49,7 +56,7 @@ def main(arguments: list[str] | None = None, *, size: Size | None = None) -> int
     def say(text: str) -> None:
         print(f"[{time.monotonic() - begun:6.1f} s] {text}", flush=True)
 
-    size = size or (SHORT if chosen.short else FULL)
+    size = size or SIZES[chosen.size]
     try:
         predictor = predictor_of(chosen.bundles)
         jobs = jobs_of(chosen.ranges, size)
@@ -63,7 +70,7 @@ def main(arguments: list[str] | None = None, *, size: Size | None = None) -> int
     figures = all_figures(outcomes)
     healthy = [outcome for outcome in outcomes if outcome.job == "healthy"]
     about = {
-        "what": _WHAT[size is not FULL],
+        "what": _WHAT[next((name for name, known in SIZES.items() if known == size), "short")],
         "ranges": chosen.ranges,
         "bundles": names,
         "healthy": len(healthy),

@@ -64,6 +64,7 @@ class Size:
 
 
 FULL = Size(healthy_farms=6, per_kind=6, scenario_farms=2, houses_per_farm=4, farms_per_job=4)
+MIDDLE = Size(healthy_farms=4, per_kind=2, scenario_farms=1, houses_per_farm=2, farms_per_job=2)
 SHORT = Size(
     healthy_farms=2,
     per_kind=1,

@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from agent.window import Measured
     from models_onnx.evaluate.record import HouseRecord
 
-CONFIG = parse_config({"site": {"id": "evaluation", "timezone": "UTC"}}, "evaluation")
+# all that watch a house: `cause` is not asked by default, and this shows whether it should be
+USE = ["cause", "expect", "mortality", "weight"]
+CONFIG = parse_config({"site": {"id": "evaluation", "timezone": "UTC"}, "models": {"use": USE}}, "evaluation")
 DAYS = FarmDays(ZoneInfo("UTC"))
 PREDICTED_AT_H = 8  # of the farm day: predictions are scored once a day, as a farmer would read them
 

@@ -148,6 +148,17 @@ def test_the_faults_of_a_farm_are_found_and_their_end_too(played: Result) -> Non
     assert water["confidence"] == ""  # no model of the causes was asked
 
 
+def test_the_model_of_the_causes_gives_them_probabilities(farm: Files, tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    config.write_text('[models]\nuse = ["cause", "expect", "mortality", "weight"]\n', encoding="utf-8")
+    found = replay(tmp_path, farm, words=["--config", str(config)]).warnings
+    water = next(row for row in found if (row["house"], row["rule"]) == ("house2", "deviation-water"))
+    assert 0.5 < float(water["confidence"]) <= 1
+    assert " %)" in water["text"].partition("usual for this flock now")[2]  # the cause's probability
+    [stuck] = {(row["cause"], row["confidence"]) for row in found if row["rule"] == "stuck-temperature"}
+    assert stuck == ("sensor_stuck", "")  # a sensor's own state has no doubt
+
+
 def test_every_flock_gets_its_weights_once_a_day_at_least(farm: Files, played: Result) -> None:
     """For the slaughter day, and for one, two, five and seven days on."""
     for told in farm.flocks:

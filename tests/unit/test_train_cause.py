@@ -108,7 +108,7 @@ def test_the_graph_holds_the_last_hours_against_the_same_ones_before() -> None:
     begin += len(cause.HOUR_LESS) + len(cause.UNREST_LESS)
     n = hours.shape[2]
     three = hours[0, -3:].mean(axis=0) - hours[0, -27:-24].mean(axis=0)
-    assert seen[0, begin : begin + n] == pytest.approx(three, abs=1e-6)
+    assert seen[0, begin : begin + n] == pytest.approx(three, abs=STEP)
     assert np.isnan(seen[1, begin])
     assert np.isfinite(seen[1, begin + 1 : begin + n]).all()
 

@@ -92,14 +92,14 @@ def test_a_bundle_that_nobody_trains_is_a_wrong_usage(capsys: pytest.CaptureFixt
     assert "there is no bundle 'wieght'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["expect", "mortality", "weight"])
+@pytest.mark.parametrize("name", ["cause", "expect", "mortality", "weight"])
 def test_a_shipped_bundle_is_small_and_passes_its_self_test(name: str) -> None:
     directory = find_bundle(shipped_directory(), name)
     Model(load_bundle(directory))
     assert sum(f.stat().st_size for f in directory.iterdir()) < LARGEST_BUNDLE
 
 
-@pytest.mark.parametrize("name", ["expect", "mortality", "weight"])
+@pytest.mark.parametrize("name", ["cause", "expect", "mortality", "weight"])
 def test_a_shipped_model_answers_where_nothing_was_measured(name: str) -> None:
     """A house without a sensor and a flock of which little is known: wide, but numbers."""
     model = Model(load_bundle(find_bundle(shipped_directory(), name)))
