@@ -9,7 +9,7 @@ LOCK := --universal --generate-hashes --python-version 3.11 --fork-strategy fewe
 	--custom-compile-command "make lock" --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test install home-assistant check chaos bench fuzz models models-check evaluate languages wheel lock clean
+.PHONY: help demo test install home-assistant check chaos bench fuzz model-check models models-check evaluate languages wheel lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -53,6 +53,9 @@ bench: install ## figures beside the floors measured in the same run
 
 fuzz: install ## junk for every payload dialect: COUNT=10000000 mutated messages, good ones between them
 	$(BIN)/python -m tests.property.fuzz_dialects --count $(or $(COUNT),10000000)
+
+model-check: install ## random courses of a warning, its commands, restarts and clocks: HISTORIES=100000, no forbidden transition
+	HISTORIES=$(or $(HISTORIES),100000) $(BIN)/python -m pytest -q tests/property/test_judge_model.py
 
 models: install ## train the shipped bundles anew (minutes)
 	$(BIN)/python -m models_onnx.train

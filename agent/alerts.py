@@ -62,11 +62,12 @@ def alert(event: WarningEvent) -> dict[str, object]:
 
 
 def row(event: WarningEvent) -> dict[str, object]:
-    """Return the event as a row of the lake: the alert, what it was before, and who did it."""
+    """Return the event as a row of the lake: the alert, what it was before, who did it, and why."""
     document = alert(event)
     document["causes"] = json.dumps(document["causes"])
     document["before"] = event.before.value
     document["by"] = event.standing.by
+    document["why"] = event.standing.why
     return document
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.bus import probe
 from agent.config import Config, load_config
+from agent.effective import rule_lines, rules_in_force
 from agent.errors import ConfigError, FlockwatchError, InputError, StoreError
 from agent.probe import rehearse
 from agent.signals import CATALOGUE, base_of
@@ -58,7 +59,7 @@ def check(path: Path | None, clock_for: Callable[[Config], Clock]) -> list[Findi
     """
     config = load_config(path)
     findings = [Finding("ok", "config", f"{path or 'built-in defaults'}: site {config.site.id!r}")]
-    for look in (_houses, _rules, _data, _models, _broker):
+    for look in (_houses, _rules, _in_force, _data, _models, _broker):
         findings += look(config)
     return [*findings, *_others(config, clock_for(config))]
 
@@ -83,15 +84,28 @@ def _houses(config: Config) -> Iterator[Finding]:
 
 def _rules(config: Config) -> Iterator[Finding]:
     """Note what is named but in no catalogue: perhaps a sensor of the farm's own, perhaps a slip of the pen."""
-    for name in config.warnings.rules:
+    named = [(f"[warnings.rules.{name}]", name) for name in config.warnings.rules]
+    named += [(f"[house.rules.{name}] of {house.id}", name) for house in config.house for name in house.rules]
+    for where, name in named:
         signal = name.partition("-")[2]
         if signal and base_of(signal) not in CATALOGUE:
-            yield Finding("note", "rules", f"[warnings.rules.{name}]: {signal!r} is not in the catalogue of signals")
+            yield Finding("note", "rules", f"{where}: {signal!r} is not in the catalogue of signals")
     for house in config.house:
         for signal in house.signals:
             if base_of(signal) not in CATALOGUE:
                 where = f"[house.signals.{signal}] of {house.id}"
                 yield Finding("note", "signals", f"{where}: {signal!r} is not in the catalogue of signals")
+
+
+def _in_force(config: Config) -> Iterator[Finding]:
+    """Show the rules that judge; those that are off are in `flockwatch rules`."""
+    rules = rules_in_force(config, [house.id for house in config.house])
+    yield from (Finding("ok", "rule", line) for line in rule_lines(one for one in rules if one.is_on))
+    yield from (
+        Finding("note", "rule", f"{one.rule.name} of {one.house} is off: no threshold is told")
+        for one in rules
+        if not one.is_on and one.told_in and not one.rule.threshold
+    )
 
 
 def _data(config: Config) -> Iterator[Finding]:

@@ -107,6 +107,11 @@ class FarmDays:
         local = at.astimezone(self.zone)
         return local.date() if local.time() >= self.starts_at else local.date() - timedelta(days=1)
 
+    def week_of(self, at: datetime) -> date:
+        """Return the Monday of the farm's week that ``at`` belongs to."""
+        day = self.date_of(at)
+        return day - timedelta(days=day.weekday())
+
     def start_of(self, day: date) -> datetime:
         """Return the first instant of farm date ``day``, in UTC."""
         return datetime.combine(day, self.starts_at, self.zone).astimezone(UTC)

@@ -96,6 +96,7 @@ class Shelve(Command):
 
     action: Literal["shelve"]
     for_s: Annotated[int, Field(ge=60, le=7 * 86_400)]
+    why: Annotated[str, Field(max_length=256)] | None = None
 
 
 class Unshelve(Command):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -231,6 +231,73 @@ class SignalOverride(Section):
         return self
 
 
+class RuleFields(Section):
+    """What may be different about a warning rule; None keeps what was said before it."""
+
+    severity: Severity | None = None
+    threshold: Positive | None = None
+    on_delay_s: Annotated[int, Field(ge=0)] | None = None
+    off_delay_s: Annotated[int, Field(ge=0)] | None = None
+    deadband: Annotated[float, Field(ge=0, lt=1)] | None = None
+    latching: bool | None = None
+    escalate_after_s: Annotated[int, Field(ge=0)] | None = None  # 0: never
+
+    def told(self) -> dict[str, object]:
+        """Return what is said, by field; what applies and when it does left out."""
+        said = self.model_dump(exclude={"from_day", "enabled", "by_age"})
+        return {name: value for name, value in said.items() if value is not None}
+
+
+class AgeOverride(RuleFields):
+    """What is different about a rule from an age of the flock on, until the next of its kind."""
+
+    from_day: Annotated[int, Field(ge=0)]
+
+
+class RuleOverride(RuleFields):
+    """What is different about one warning rule."""
+
+    enabled: bool | None = None  # None: as it is by default
+    first_day: Annotated[int, Field(ge=0)] | None = None
+    states: tuple[HouseState, ...] | None = None
+    by_age: tuple[AgeOverride, ...] = ()
+
+    def at(self, day: int | None) -> dict[str, object]:
+        """Return what is said for a flock of so many days; None: there is none."""
+        told = self.told()
+        for of_age in sorted(self.by_age, key=lambda one: one.from_day):
+            if day is not None and day >= of_age.from_day:
+                told |= of_age.told()
+        return told
+
+    def under(self, own: RuleOverride) -> RuleOverride:
+        """Return this with the word of ``own`` over it, field by field: a house's over its site's, at any age."""
+        said = own.told()
+        of_age = dict.fromkeys(said.keys() & AgeOverride.model_fields.keys())
+        kept = own.by_age or tuple(one.model_copy(update=of_age) for one in self.by_age)
+        enabled = self.enabled if own.enabled is None else own.enabled
+        return self.model_copy(update={**said, "enabled": enabled, "by_age": kept})
+
+
+Rules = dict[str, RuleOverride]
+SetPoint = tuple[tuple[Annotated[float, Field(ge=0)], float], ...]
+
+
+def _are_kinds(rules: Rules) -> Rules:
+    for name in rules:
+        if name.partition("-")[0] not in RULE_KINDS:
+            message = f"no kind of rule is called {name.partition('-')[0]!r}; there are {', '.join(RULE_KINDS)}"
+            raise ValueError(message)
+    return rules
+
+
+def _rises_with_age(curve: SetPoint | None) -> SetPoint | None:
+    if curve is not None and (not curve or [day for day, _ in curve] != sorted({day for day, _ in curve})):
+        message = "must be pairs of a day and its set point, the days rising, such as [[1, 34.0], [21, 26.0]]"
+        raise ValueError(message)
+    return curve
+
+
 class House(Section):
     """One building."""
 
@@ -242,6 +309,9 @@ class House(Section):
     language: LanguageTag | None = None  # None: the site's
     signals: dict[Name, SignalOverride] = {}
     facts: dict[Name, float] = {}  # of the house, for models that ask for house.<name>
+    rules: Annotated[Rules, AfterValidator(_are_kinds)] = {}  # over those of [warnings]
+    house_computer: bool | None = None  # None: as [warnings] says
+    set_point: Annotated[SetPoint | None, AfterValidator(_rises_with_age)] = None  # None: as [warnings] says
 
 
 class StoreSettings(Section):
@@ -274,32 +344,25 @@ class Models(Section):
     threads: Annotated[int, Field(ge=1, le=4)] = 1
 
 
-class RuleOverride(Section):
-    """What is different about one warning rule; None keeps the default."""
-
-    enabled: bool = True
-    severity: Severity | None = None
-    threshold: Positive | None = None
-    on_delay_s: Annotated[int, Field(ge=0)] | None = None
-    off_delay_s: Annotated[int, Field(ge=0)] | None = None
-    deadband: Annotated[float, Field(ge=0, lt=1)] | None = None
-    first_day: Annotated[int, Field(ge=0)] | None = None
-    states: tuple[HouseState, ...] | None = None
-
-
 class Warnings(Section):
     """When warnings rise."""
 
-    rules: dict[str, RuleOverride] = {}
+    rules: Annotated[Rules, AfterValidator(_are_kinds)] = {}
+    house_computer: bool = False  # the rules that house computers publish
+    # SKOV's default curve of the inside temperature, Cel by day of age (docs/sources.md, S32)
+    set_point: Annotated[SetPoint, AfterValidator(_rises_with_age)] = (
+        *((1.0, 34.0), (7.0, 30.0), (14.0, 28.0), (21.0, 26.0), (28.0, 23.0), (35.0, 21.0), (42.0, 19.0)),
+    )
 
-    @field_validator("rules")
-    @classmethod
-    def _are_kinds(cls, rules: dict[str, RuleOverride]) -> dict[str, RuleOverride]:
-        for name in rules:
-            if name.partition("-")[0] not in RULE_KINDS:
-                message = f"no kind of rule is called {name.partition('-')[0]!r}; there are {', '.join(RULE_KINDS)}"
-                raise ValueError(message)
-        return rules
+
+@dataclass(frozen=True, slots=True)
+class HouseFacts:
+    """What the plain rules of one house go by, beside the overrides."""
+
+    house_computer: bool = False  # whether the rules that house computers publish are wanted
+    set_point: SetPoint = ()  # (day of age, Cel), the days rising; (): not known
+    capacity: int | None = None  # birds
+    area_m2: float | None = None
 
 
 class Controller(Section):
@@ -450,10 +513,33 @@ class Config(Section):
         told = next((known.language for known in self.house if known.id == house), None)
         return Locale(language or told or self.site.language, self.site.units, ZoneInfo(self.site.timezone))
 
+    def overrides_of(self, house_id: str) -> Rules:
+        """Return what is said of the warning rules of a house: its own word over its site's, field by field."""
+        own_rules = next((house.rules for house in self.house if house.id == house_id), {})
+        merged = {name: said.under(own_rules.get(name, _NOTHING_SAID)) for name, said in self.warnings.rules.items()}
+        for name, own in own_rules.items():
+            merged.setdefault(name, own)
+            for one, said in merged.items():  # what a house says of a kind is over what its site says of one rule
+                if one.startswith(f"{name}-"):
+                    merged[one] = said.under(own).under(own_rules.get(one, _NOTHING_SAID))
+        return merged
+
+    def facts_of(self, house_id: str) -> HouseFacts:
+        """Return what else the warning rules of a house go by."""
+        site = self.warnings
+        for house in self.house:
+            if house.id == house_id:
+                wants = site.house_computer if house.house_computer is None else house.house_computer
+                return HouseFacts(wants, house.set_point or site.set_point, house.capacity, house.area_m2)
+        return HouseFacts(site.house_computer, site.set_point)
+
     @property
     def client_id(self) -> str:
         """The stable MQTT client id, which the broker's persistent session hangs on."""
         return self.mqtt.client_id or f"flockwatch-{self.site.id}"
+
+
+_NOTHING_SAID = RuleOverride()
 
 
 def _key_of(location: tuple[int | str, ...]) -> str:

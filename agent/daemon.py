@@ -52,6 +52,7 @@ from agent.receipts import Receipts
 from agent.shadow import Shadows
 from agent.site import RECEIPT, SITE, STORE, SiteWarnings, Trouble
 from agent.store import PRUNE_ROWS, RESERVE_BYTES, is_nearly_full, sync_notes
+from agent.tally import STALE, week_event
 from agent.telling import Telling
 from agent.timekeeper import Timekeeper, steady
 from agent.topics import Topics
@@ -157,6 +158,7 @@ class Agent:
         self._wear = WearMeter.restored(known.wear)
         self.decoder.restore(known.births)
         self.site = SiteWarnings(known.standings, self.config.locale())
+        self._week = config.site.days.week_of(self.grid.last)  # of the farm, the last that was judged in
         for refused in predictor.refused:
             self.degrade(f"model {refused.bundle}", refused.reason)
         for refused in self.shadow.refused:
@@ -177,7 +179,8 @@ class Agent:
                 signal=self.config.signal,
                 days=self.config.site.days,
                 manifests=[model.manifest for model in self.predictor.models],
-                overrides=self.config.warnings.rules,
+                overrides=self.config.overrides_of(house.id),
+                facts=self.config.facts_of(house.id),
                 rhythm_s=self.quality.rhythm_s,
                 started_monotonic=self.clock.monotonic(),
                 references=self.predictor.references(),
@@ -365,7 +368,20 @@ class Agent:
         detail: dict[str, object] = {"reason": f"the judgement {why}"}
         self._noticed.append(Event(self.clock.now(), "grid_restarted", None, None, self.grid.last, at, detail))
         log.warning("judging on from %s: it %s (judged up to %s)", iso(at), why, iso(self.grid.last))
-        self.grid = Grid(at)
+        before, self.grid = self.grid.last, Grid(at)
+        if self.grid.last < before:
+            self._set_back(self.grid.last - before)
+
+    def _set_back(self, by: timedelta) -> None:
+        """Date what stands by a clock that was set back: until it is as late again, nothing of it would be judged."""
+        self._record()
+        for watch in (*self.watches, *self.shadows.watches):
+            watch.set_back(by)
+        self.store.record(
+            standings=[standing for watch in self.watches for standing in watch.standings.values()],
+            shadow_standings=self.shadows.standings(),
+            judged_at=self.grid.last,
+        )
 
     def _changed_buckets(self) -> list[Bucket]:
         return [bucket for watch in self.watches for bucket in watch.window.take_changed()]
@@ -397,6 +413,19 @@ class Agent:
                 health=self.health_value("online") if len(self._unrecorded) == 1 else None,
             )
             self._unrecorded.popleft()
+        self._sum_up_week()
+
+    def _sum_up_week(self) -> None:
+        """Keep what the warnings of a week of the farm came to, once the next one has begun.
+
+        Where a crash comes between, that week has no such event; `flockwatch warning stats` still knows it.
+        """
+        week = self.config.site.days.week_of(self.grid.last)
+        if week == self._week or not self.store.is_lasting:
+            return
+        before, self._week = self._week, week
+        if week > before:
+            self.store.record(events=[week_event(self.config, before)])
 
     def turn_or_hold(self, messages: Sequence[Message]) -> None:
         """Take a turn; where the store fails, hold the messages unacknowledged: the broker keeps the rest."""
@@ -570,9 +599,9 @@ class Agent:
                 else Trouble(
                     missing.severity,
                     "a controller does not hear warnings",
-                    "The controller {controller} has not confirmed within {seconds} s. {text}",
-                    "See whether the controller runs and is connected to the broker.",
-                    {"controller": controller.name, "seconds": str(controller.within_s), "text": missing.text},
+                    missing.message,
+                    msg("See whether the controller runs and is connected to the broker."),
+                    {**missing.values, "controller": controller.name, "house": self.config.called(missing.house)},
                 )
             )
             if trouble is None and not is_proven:
@@ -582,7 +611,7 @@ class Agent:
                 trouble,
                 self.clock.now(),
                 about=About.EQUIPMENT,
-                over="The controller {controller} confirms what it is told again.",
+                over=msg("The controller {controller} confirms what it is told again."),
                 controller=controller.name,
             )
             if event is not None:
@@ -831,6 +860,7 @@ class Agent:
                     house: {name: last[name] for name in ("at", "passed", "passed_at", "reason")}
                     for house, last in sorted(self.drills.last.items())
                 },
+                "alarms": _alarms(self.watches, self.grid.last),
                 "models": {str(model): asdict(model.counters) for model in self.predictor.models},
                 "shadow": {str(model): asdict(model.counters) for model in self.shadow.models},
             },
@@ -877,6 +907,18 @@ def _doubted(standings: Sequence[Standing]) -> dict[SeriesKey, Doubt]:
         for standing in standings
         if standing.rule.startswith("disagree-") and standing.state is not WarningState.NORMAL
         if standing.since is not None and standing.evidence is not None
+    }
+
+
+def _alarms(watches: Sequence[HouseWatch], at: datetime) -> dict[str, object]:
+    """Return what stands in all houses, as alarm engineers count it."""
+    shown = [s for watch in watches for s in watch.standings.values() if s.state in PUBLISHED_STATES]
+    return {
+        "standing": len(shown),
+        "unacknowledged": sum(s.state is WarningState.ACTIVE for s in shown),
+        "shelved": sum(s.state is WarningState.SHELVED for s in shown),
+        "stale": sum(s.raised_at is not None and at - s.raised_at > STALE for s in shown),
+        "chattering": [f"{s.house}/{s.rule}" for s in shown if s.chatter is not None],
     }
 
 

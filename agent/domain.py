@@ -54,7 +54,10 @@ class TimeQuality(IntEnum):
     UNTRUSTED = 4  # our own clock could not be trusted
 
 
-RULE_KINDS = ("deviation", "trend", "mortality", "missing", "silent", "stuck", "disagree")
+RULE_KINDS = (
+    *("deviation", "trend", "mortality", "missing", "silent", "stuck", "disagree", "unregistered", "placement"),
+    *("high", "low", "max", "min", "misplaced", "drop", "rise", "few", "much", "ratio", "range"),
+)
 """The kinds of warning rules: a rule is called ``<kind>`` or ``<kind>-<signal>`` (what each is: agent/rules.py)."""
 
 
@@ -111,9 +114,15 @@ class Reason(StrEnum):
     ON_DELAY_OVER = "on_delay_over"  # pending -> active
     BACK_BEFORE_DELAY = "back_before_delay"  # pending -> normal
     BACK_IN_BAND = "back_in_band"  # active -> normal, off-delay over
+    CHATTERING = "chattering"  # pending -> active, and not for the first time: it comes and goes
     SEVERITY_ROSE = "severity_rose"  # active -> active, worse
+    ESCALATED = "escalated"  # active -> active, a step more severe: nobody has acknowledged it for long
     CANNOT_SAY = "cannot_say"  # evidence ran out: coverage or quality
     HOUSE_STATE = "house_state"  # the house state gates the rule
+    FLOCK_AGE = "flock_age"  # the flock is too young for the rule
+    SERVICE = "service"  # somebody is at the sensor
+    BAD_QUALITY = "bad_quality"  # the sensor that shows it is not believed
+    ROOT_CAUSE = "root_cause"  # it follows from another warning, which stands
     RULE_REMOVED = "rule_removed"  # the rule is not configured any more
     ACKNOWLEDGED_BY = "acknowledged_by"
     SHELVED_BY = "shelved_by"
@@ -284,6 +293,8 @@ class WarningRule:
     deadband: float  # the share of the threshold by which the score must fall before it counts as back
     states: frozenset[HouseState]  # where the rule applies
     first_day: int = 0  # the youngest age, in days, at which it applies
+    latching: bool = False  # stays until it is acknowledged, also when it is back in its band
+    escalate_after_s: int = 0  # unacknowledged for so long it is a step more severe; 0: never
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +328,25 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Spell:
+    """One rise of a rule that was shown, for as long as it counts for whether the rule comes and goes."""
+
+    since: datetime  # the limit was crossed
+    back_since: datetime | None = None  # it was back in its band, and cleared; None where it ended in another way
+    lowest: float | None = None  # the lowest score from then until the next rise
+
+
+@dataclass(frozen=True, slots=True)
+class Chatter:
+    """That a rule comes and goes, and what would have made one warning of it."""
+
+    rises: int  # of them, this one among them
+    within_s: int
+    off_delay_s: int  # so long an off-delay; it is in force until the rule is calm
+    deadband: float | None  # or so large a deadband; None where none would have
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """Where one rule of one house stands; kept in the store, survives restarts."""
 
@@ -332,7 +362,12 @@ class Standing:
     raised_at: datetime | None = None
     updated_at: datetime | None = None
     shelved_until: datetime | None = None
+    asked_at: datetime | None = None  # since when it waits to be acknowledged
+    is_escalated: bool = False  # it became more severe by waiting; once for each occurrence
+    spells: tuple[Spell, ...] = ()  # when it was shown lately, the newest last
+    chatter: Chatter | None = None  # it comes and goes
     by: str | None = None  # who acknowledged or shelved it
+    why: str | None = None  # what they said about it
     reason: Reason | None = None
     evidence: Evidence | None = None  # at the last transition or update
 

@@ -42,6 +42,7 @@ class Occasion(NamedTuple):
     flock: str | None
     day: int | None  # of the flock's age
     at: datetime
+    latching: bool = False  # the rule waits to be acknowledged, also when it is back
 
 
 class Likelihood(StrEnum):
@@ -254,6 +255,10 @@ _OVER = {
     Reason.SHELF_TIME_OVER: msg("{name} is as expected again"),
     Reason.CANNOT_SAY: msg("{name} cannot be judged any more: too little is measured"),
     Reason.HOUSE_STATE: msg("{name} is watched again"),
+    Reason.FLOCK_AGE: msg("{name} is watched again"),
+    Reason.SERVICE: msg("{name} is watched again"),
+    Reason.BAD_QUALITY: msg("{name} is watched again"),
+    Reason.ROOT_CAUSE: msg("{name} is watched again"),
     Reason.RULE_REMOVED: msg("{name} is not watched any more"),
 }
 _OVER_OF = {  # of kinds that look at sensors, what "as expected again" is
@@ -261,6 +266,7 @@ _OVER_OF = {  # of kinds that look at sensors, what "as expected again" is
     "silent": msg("sensors of this house report again"),
     "stuck": msg("{name} moves again"),
     "disagree": msg("{name} agrees with the others again"),
+    "range": msg("{name} shows what can be again"),
 }
 _AS_EXPECTED = frozenset({Reason.BACK_BEFORE_DELAY, Reason.BACK_IN_BAND, Reason.SHELF_TIME_OVER})
 
@@ -269,6 +275,38 @@ _ALONE = {
     "silent": ("gateway_silent",),
     "stuck": ("sensor_stuck",),
     "disagree": ("sensor_disagrees",),
+    "range": ("sensor_drift",),
+    "misplaced": ("temperature_sensor_fault",),
+    "unregistered": ("unrecorded_event",),
+    "placement": ("unrecorded_event",),
+}
+_OF_SENSORS = frozenset({"missing", "stuck", "disagree", "range"})
+
+_PLAIN = {
+    "high": msg("{name} is {actual}, above the limit of {limit}"),
+    "low": msg("{name} is {actual}, below the limit of {limit}"),
+    "max": msg("{name} is {actual}, above the limit of {limit}"),
+    "min": msg("{name} is {actual}, below the limit of {limit}"),
+    "misplaced": msg("{name} is {actual}, warmer than the {limit} inside: the sensor may hang in the sun"),
+    "drop": msg("{name} {period} is {size} less than before: {actual} instead of {limit}"),
+    "rise": msg("{name} {period} is {size} more than before: {actual} instead of {limit}"),
+    "few": msg("{name} {period} is only {actual} with the light on; at least {limit} is usual"),
+    "much": msg("{name} {period} is {actual}; more than {limit} is a leak or a fault"),
+    "ratio": msg("water for each kilogram of feed {period} is {actual}, where about {limit} is usual"),
+    "range": msg("{name} shows {actual}, which cannot be"),
+    "unregistered": msg(
+        "water flowed in {actual} of the last 24, and feed or the scale moved, but no flock is registered"
+    ),
+    "placement": msg("{actual} were told to be placed, where about {limit} can be"),
+}
+"""The sentences of the rules that look at plain figures."""
+
+_SUPPRESSED_BY = {
+    Reason.HOUSE_STATE: msg("the state of the house explains it"),
+    Reason.FLOCK_AGE: msg("the flock is too young for it"),
+    Reason.SERVICE: msg("the sensor is being serviced"),
+    Reason.BAD_QUALITY: msg("the sensor is not believed"),
+    Reason.ROOT_CAUSE: msg("it follows from another warning"),
 }
 
 _WAY = {  # by direction, and whether the size of the difference can be told
@@ -339,11 +377,14 @@ def explain(standing: Standing, causes: Sequence[Cause], told: Occasion, locale:
     known = CAUSES.get(causes[0].cause) if causes else None
     check_first = locale.say(known[1] if known else _LOOK)
     what = locale.say(msg("{what}, {since}."), what=_what(standing, locale), since=since)
-    parts = [what, _unknown(standing, told.at, locale), *_behind_it(standing, causes, locale), check_first]
+    course = _course_of(standing, locale, is_latching=told.latching)
+    parts = [what, *course, _unknown(standing, told.at, locale), *_behind_it(standing, causes, locale), check_first]
     return Explanation(f"{where}: {' '.join(part for part in parts if part)}", check_first)
 
 
-def reworded(row: Mapping[str, Any], standing: Standing, house: str, locale: Locale) -> Explanation | None:
+def reworded(
+    row: Mapping[str, Any], standing: Standing, house: str, locale: Locale, *, is_latching: bool
+) -> Explanation | None:
     """Return the words of a stored transition for another reader; None where the rule stands elsewhere by now.
 
     Args:
@@ -351,11 +392,12 @@ def reworded(row: Mapping[str, Any], standing: Standing, house: str, locale: Loc
         standing: where its rule stands, as it is stored.
         house: what people call the house.
         locale: who reads it.
+        is_latching: the rule waits to be acknowledged, also when it is back.
     """
     if (standing.state.value, standing.id) != (row["state"], row["id"]):
         return None
     causes = [Cause(**cause) for cause in json.loads(row["causes"])]
-    told = Occasion(house, row["flock"], row["day_number"], from_ms(row["at"]))
+    told = Occasion(house, row["flock"], row["day_number"], from_ms(row["at"]), is_latching)
     return explain(standing, causes, told, locale)
 
 
@@ -375,9 +417,30 @@ def why_of(evidence: Evidence, at: datetime, locale: Locale) -> str:
 def sensor_name(sensor: str, locale: Locale) -> str:
     """Return what a sensor is called, with its number if it has one."""
     base = base_of(sensor)
+    if not sensor:
+        return locale.say(msg("a sensor"))
     if base not in SENSORS:
         return locale.say(msg("sensor {name}"), name=sensor)
     return locale.say(SENSORS[base]) + sensor.removeprefix(base).replace("-", " ")
+
+
+def _course_of(standing: Standing, locale: Locale, *, is_latching: bool) -> list[str]:
+    """Return what is to be known of a warning's course: it is told to nobody, comes and goes, waits, or is latched."""
+    if standing.state is WarningState.SUPPRESSED:
+        why = _SUPPRESSED_BY.get(standing.reason or Reason.HOUSE_STATE, msg("something known explains it"))
+        return [locale.say(msg("It is told to nobody: {why}."), why=locale.say(why))]
+    said = []
+    if standing.chatter is not None:
+        of = standing.chatter
+        settings = f"off_delay_s = {of.off_delay_s}" + ("" if of.deadband is None else f" / deadband = {of.deadband:g}")
+        often = msg("It comes and goes, {rises} times in {hours}: {settings} would make one warning of it.")
+        hours = locale.amount(of.within_s / 3_600, "h")
+        said.append(locale.say(often, rises=of.rises, hours=hours, settings=settings))
+    if standing.state is WarningState.ACTIVE and standing.is_escalated:
+        said.append(locale.say(msg("Nobody has acknowledged it for long.")))
+    if standing.state is WarningState.ACTIVE and is_latching and standing.back_since is not None:
+        said.append(locale.say(msg("It is back where it should be, and stays until somebody acknowledges it.")))
+    return said
 
 
 def _unknown(standing: Standing, at: datetime, locale: Locale) -> str:
@@ -425,8 +488,12 @@ def _called(cause: Cause, locale: Locale) -> str:
 def _name(rule: str, locale: Locale) -> str:
     """Return what a rule looks at, as the beginning of a sentence."""
     kind, signal = kind_of(rule), signal_of_rule(rule)
-    if kind in _ALONE:
-        return sensor_name(signal, locale) if signal else locale.say(msg("the house"))
+    if kind == "placement":
+        return locale.say(msg("the number of birds"))
+    if kind in _OF_SENSORS:
+        return sensor_name(signal, locale)
+    if not signal:
+        return locale.say(msg("the house"))
     return locale.say(NAMES[base_of(signal)]) if base_of(signal) in NAMES else signal
 
 
@@ -455,6 +522,13 @@ def _what(standing: Standing, locale: Locale) -> str:
             return locale.say(msg("{name} shows the same value without a change"), name=name)
         value = locale.amount(evidence.actual, evidence.unit)
         return locale.say(msg("{name} shows the same value, {value}, without a change"), name=name, value=value)
+    if kind in _PLAIN and evidence is not None and evidence.actual is not None:
+        actual, limit = (locale.amount(value, evidence.unit) for value in (evidence.actual, evidence.expected))
+        size = None
+        if evidence.expected is not None:
+            size = locale.difference(evidence.actual, evidence.expected, evidence.unit)
+        period = _period(kind, evidence, locale)
+        return locale.say(_PLAIN[kind], name=name, actual=actual, limit=limit, size=size, period=period)
     if evidence is None or evidence.actual is None or evidence.expected is None:
         if kind == "disagree":
             return locale.say(

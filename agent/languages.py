@@ -61,6 +61,7 @@ _SI = {
     "kg": Unit(msg("{n} kg")),
     "g": Unit(msg("{n} g")),
     "kWh": Unit(msg("{n} kWh")),
+    "l/kg": Unit(msg("{n} l/kg")),
 }
 # By definition: 1 US gallon = 3.785411784 l, 1 lb = 453.59237 g, 1 ft = 0.3048 m; 1 inch of water is 249.089 Pa
 _US = {
@@ -68,6 +69,7 @@ _US = {
     "l": Unit(msg("{n} gal"), 1 / 3.785411784),
     "kg": Unit(msg("{n} lb"), 1 / 0.45359237),
     "g": Unit(msg("{n} lb"), 1 / 453.59237),
+    "l/kg": Unit(msg("{n} gal/lb"), 0.45359237 / 3.785411784),
     "m/s": Unit(msg("{n} ft/min"), 60 / 0.3048),
     "Pa": Unit(msg("{n} inches of water"), 1 / 249.089),
 }
@@ -130,6 +132,8 @@ class Locale:
             return self.say(msg("unknown"))
         if unit == "birds":
             return self.say_many("{n} bird", "{n} birds", round(value))
+        if unit == "h":
+            return self.say_many("{n} hour", "{n} hours", round(value))
         known = UNITS[self.units].get(unit or "")
         if known is None:
             return f"{self.number(value)} {unit}" if unit else self.number(value)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agent.domain import Severity, WarningState
+from agent.languages import msg
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -20,13 +21,19 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 60.0  # how often a severity is said
 
+_SEVERITY = msg("The controller {controller} has not confirmed the severity {severity} of {house} within {seconds} s.")
+_NOTHING = msg("The controller {controller} has sent no confirmation for {house} for {seconds} s.")
+_WARNING = msg("The controller {controller} has not confirmed this warning within {seconds} s: {text}")
+
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What a controller did not confirm in time, the worst of it."""
+    """What a controller did not confirm in time, the worst of it; in words a message of agent/languages.py."""
 
     severity: Severity  # of what it did not confirm; at least major: an alarm that is not heard is no small matter
-    text: str
+    house: str
+    message: str  # with places for ``controller``, ``house`` and ``values``
+    values: Mapping[str, object]
 
 
 @dataclass(slots=True)
@@ -115,9 +122,9 @@ class Receipts:
                 line.changed[house] = severity, monotonic
             changed_at = line.changed[house][1]
             if line.echoes.get(house) != severity and monotonic - changed_at > within_s:
-                found.append(_missing(severity, f"{house}: severity {severity} is not confirmed"))
+                found.append(_missing(severity, house, _SEVERITY, severity=severity, seconds=within_s))
             elif monotonic - max(line.heard.get(house, up_since), up_since) > HEARTBEAT_S + within_s:
-                found.append(_missing(severity, f"{house}: nothing was heard for {HEARTBEAT_S + within_s:g} s"))
+                found.append(_missing(severity, house, _NOTHING, seconds=f"{HEARTBEAT_S + within_s:g}"))
         return max(found, key=lambda missing: missing.severity, default=None)
 
     def _warning_missing(self, line: _Line, standing: Sequence[WarningEvent], monotonic: float) -> Missing | None:
@@ -133,11 +140,14 @@ class Receipts:
                 line.waiting[key] = event, monotonic
         overdue = [event for event, since in line.waiting.values() if monotonic - since > line.controller.within_s]
         worst = max(overdue, key=lambda event: event.standing.severity, default=None)
-        return None if worst is None else _missing(worst.standing.severity, worst.text)
+        if worst is None:
+            return None
+        told = worst.standing
+        return _missing(told.severity, told.house, _WARNING, seconds=line.controller.within_s, text=worst.text)
 
 
-def _missing(severity: int, text: str) -> Missing:
-    return Missing(Severity(max(severity, Severity.MAJOR)), text)
+def _missing(severity: int, house: str, message: str, /, **values: object) -> Missing:
+    return Missing(Severity(max(severity, Severity.MAJOR)), house, message, values)
 
 
 def _id_in(payload: bytes) -> str | None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SITE = "_site"
 UNCONFIRMED = "receipt"
 """The kind of the rules that a missing confirmation raises: ``receipt-<controller>``."""
-_WORSE = {Reason.SEVERITY_ROSE.value, "escalated"}  # of what stands already
+_WORSE = {Reason.SEVERITY_ROSE.value, Reason.ESCALATED.value}  # of what stands already
 TELL_WITHIN = timedelta(hours=24)
 """A change that nobody could be told of for so long is not told any more, unless its warning still stands."""
 

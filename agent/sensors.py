@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from math import isnan
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent.domain import Evidence, Quality, SeriesKey, from_ms, to_ms
@@ -175,7 +176,7 @@ class Sensors:
         )
 
     def evidence(self, at: datetime, monotonic: float) -> dict[str, Evidence]:
-        """Return by rule how silent and how stuck the sensors are at ``at``; where all are silent, only that."""
+        """Return by rule how silent and how stuck the sensors are at ``at``."""
         house = NOTHING
         if self.is_quiet(monotonic):
             house = self._silence("silent", self.newest_ms, self._sensors, at) or NOTHING
@@ -185,14 +186,26 @@ class Sensors:
         evidence = {"silent": house}
         for name, sensor in self._sensors.items():
             silence: Evidence | None = NOTHING
-            if house is NOTHING and monotonic - sensor.monotonic >= SILENCE_S:
+            if monotonic - sensor.monotonic >= SILENCE_S:
                 silence = self._silence(f"missing-{name}", sensor.last_ms, (name,), at)
-            elif house is NOTHING and sensor.quality is None:
+            elif sensor.quality is None:
                 silence = Evidence(None, why=msg("no reading since the start"))
             evidence[f"missing-{name}"] = silence or NOTHING
             evidence[f"stuck-{name}"] = self._stuck(name, sensor)
             evidence[f"disagree-{name}"] = self._disagreement(name, sensor.doubt)
+            if self._rule(f"range-{name}") is not None:
+                is_beyond = sensor.quality is Quality.OUT_OF_RANGE
+                evidence[f"range-{name}"] = self._beyond(name, sensor) if is_beyond else NOTHING
         return evidence
+
+    def unbelieved(self, signal: str, at: datetime) -> float | None:
+        """Return what a sensor of a base signal shows that is heard of and not believed; None where there is none."""
+        for name, sensor in self._sensors.items():
+            if base_of(name) != signal or sensor.quality in {None, Quality.GOOD} or isnan(sensor.value):
+                continue
+            if self._silence(f"missing-{name}", sensor.last_ms, (name,), at) is None:
+                return sensor.value
+        return None
 
     def _interval_s(self, name: str) -> float | None:
         """Return the seconds after which a sensor's next reading is due; None where that is not known."""
@@ -223,6 +236,11 @@ class Sensors:
         if sensor.fault is not None and sensor.fault.quality is Quality.STUCK:  # it was noticed late
             since_ms = sensor.fault.from_ms
         return Evidence(1.0, actual=sensor.value, unit=signal.unit, since=from_ms(since_ms))
+
+    def _beyond(self, name: str, sensor: _Sensor) -> Evidence:
+        signal = self._signal(SeriesKey(self._house, name))
+        since = None if sensor.bad_since_ms is None else from_ms(sensor.bad_since_ms)
+        return Evidence(1.0, actual=sensor.value, low=signal.low, high=signal.high, unit=signal.unit, since=since)
 
     def _disagreement(self, name: str, doubt: Doubt | None) -> Evidence:
         if doubt is None:

@@ -29,7 +29,7 @@ class ShadowWatch(HouseWatch):
             signal=config.signal,
             days=beside.days,
             manifests=[model.manifest for model in predictor.models],
-            overrides=config.warnings.rules,
+            overrides=config.overrides_of(beside.house),
             rhythm_s=lambda _: None,
             started_monotonic=0.0,
             references=predictor.references(),
@@ -63,6 +63,7 @@ class ShadowWatch(HouseWatch):
             warnings=tuple(event for event in outcome.warnings if self._is_own(event.standing)),
             standings=tuple(standing for standing in outcome.standings if self._is_own(standing)),
             changes=(),
+            events=tuple(e for e in outcome.events if e.kind != "chattering" or e.detail["rule"] in self._own_rules),
         )
 
     def own_standings(self) -> list[Standing]:

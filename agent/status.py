@@ -10,6 +10,7 @@ from agent.bundles import find_bundle, load_bundle, shipped_directory
 from agent.domain import PUBLISHED_STATES, Severity, WarningState, from_ms
 from agent.errors import BundleError, StoreError
 from agent.explain import reworded
+from agent.rules import KINDS, kind_of, rule_of
 from agent.store import STREAMS, StoreReader, sealed_watermarks, sync_notes
 from agent.wear import WearMeter, card_years
 
@@ -142,8 +143,13 @@ def warning_value(config: Config, house: str, rule: str, language: str | None = 
         standings = [s for s in reader.standings() if (s.house, s.rule) == (house, rule)] if language else []
     if not latest:
         return None
-    for standing in standings:
-        words = reworded(latest[0], standing, config.called(house), config.locale(house, language))
+    for standing in (
+        standings if kind_of(rule) in KINDS else ()
+    ):  # what is wrong with the gateway is kept as it was told
+        found = rule_of(rule, config.overrides_of(house), latest[0]["day_number"], house_computer=True)
+        is_latching = found is not None and found.latching
+        locale = config.locale(house, language)
+        words = reworded(latest[0], standing, config.called(house), locale, is_latching=is_latching)
         if words is not None:
             latest[0] |= {"text": words.text, "check_first": words.check_first, "lang": language}
     times = {name: iso(from_ms(latest[0][name])) if latest[0][name] else None for name in ("at", "since", "raised_at")}

@@ -72,11 +72,15 @@ class Shifts:
 
     def standing(self, standing: Standing) -> Standing:
         """Return a standing as if the clock had been right: its delays and shelf times run on as they were."""
-        names = ("since", "back_since", "unknown_since", "raised_at", "updated_at")
+        names = ("since", "back_since", "unknown_since", "raised_at", "updated_at", "asked_at")
         known = {name: at for name in names if (at := getattr(standing, name)) is not None}
         times: dict[str, Any] = {name: self.of(at) for name, at in known.items()}
         if standing.shelved_until is not None and standing.updated_at is not None:
             times["shelved_until"] = standing.shelved_until + (times["updated_at"] - standing.updated_at)
+        times["spells"] = tuple(
+            replace(spell, since=self.of(spell.since), back_since=spell.back_since and self.of(spell.back_since))
+            for spell in standing.spells
+        )
         return replace(standing, **times)
 
 

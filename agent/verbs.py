@@ -51,6 +51,9 @@ def add_verbs(subparsers: Subparsers) -> None:
     _add_replay(subparsers)
     _add_flock(subparsers)
     _add_warning(subparsers)
+    rules = _verb(subparsers, "rules", "show the warning rules as they are in force, by house and by age", _rules)
+    rules.add_argument("--house", type=_house, help="of this house only (default: of all)")
+    rules.add_argument("--json", action="store_true", help="print JSON")
     _add_model(subparsers)
 
 
@@ -390,6 +393,7 @@ def _add_warning(subparsers: Subparsers) -> None:
     show.add_argument("--lang", choices=LANGUAGES, help="its text in this language (default: as it was told)")
     shelve = action("shelve", "put a warning aside for a time", _warning_command)
     shelve.add_argument("--for-s", type=int, required=True, metavar="SECONDS", help="60 s to 7 days (604800)")
+    shelve.add_argument("--why", help="what for")
     confirm = action("confirm", "the last warning of a rule was right, also one that is over", _warning_command)
     confirm.add_argument("--cause", help="what it was")
     others = (
@@ -399,10 +403,13 @@ def _add_warning(subparsers: Subparsers) -> None:
     )
     for parser in (shelve, confirm, *others):
         parser.add_argument("--by", help="who says so")
+        parser.add_argument("--json", action="store_true", help="print the agent's answer as JSON")
     stats = actions.add_parser("stats", help="what the warnings of the last days came to")
     add_config(stats)
     stats.add_argument("--days", type=_whole, default=30, help="how many (default: %(default)s)")
-    stats.add_argument("--json", action="store_true", help="print JSON")
+    form = stats.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--metrics", action="store_true", help="print the text format of Prometheus")
     stats.set_defaults(run=_warning_stats)
 
 
@@ -430,16 +437,36 @@ def _warning_command(arguments: argparse.Namespace) -> int:
     value = _asked(config, arguments.house, f"warning/{arguments.rule}", command)
     if value is None:
         return 1
+    if arguments.json:
+        print(json.dumps(value))
+        return 0
     state = f"; it is {value['state']}" if "state" in value else f": {value['warning']}"
     print(f"{arguments.house}: {arguments.rule}: {arguments.action} done{state}")
     return 0
 
 
 def _warning_stats(arguments: argparse.Namespace) -> int:
-    from agent.tally import tally, tally_lines  # noqa: PLC0415  # as above
+    from agent.tally import metrics_lines, tally, tally_lines  # noqa: PLC0415  # as above
 
     value = tally(load_config(arguments.config), arguments.days)
-    print(json.dumps(value, indent=2) if arguments.json else "\n".join(tally_lines(value)))
+    lines = metrics_lines if arguments.metrics else tally_lines
+    print(json.dumps(value, indent=2) if arguments.json else "\n".join(lines(value)))
+    return 0
+
+
+def _rules(arguments: argparse.Namespace) -> int:
+    from agent.effective import rule_lines, rules_in_force  # noqa: PLC0415  # as above
+
+    config = load_config(arguments.config)
+    houses = [house.id for house in config.house]
+    if arguments.house is not None and arguments.house not in houses:
+        message = f"--house: {arguments.house!r} is not in the configuration; there are {', '.join(houses) or 'none'}"
+        raise UsageError(message)
+    rules = rules_in_force(config, houses if arguments.house is None else [arguments.house])
+    if arguments.json:
+        print(json.dumps([one.value() for one in rules], indent=2))
+    else:
+        print("\n".join(rule_lines(rules) or ["no house is configured: add [[house]]"]))
     return 0
 
 

@@ -6,18 +6,20 @@ It advances on a fixed grid of event time. At each grid instant ``judge_instant`
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timedelta
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from agent import bands, mortality
+from agent import bands, mortality, plain
 from agent import flock as flock_life
 from agent import judge as judging
 from agent.alerts import deviation_pct
 from agent.calibration import COURSE_SIGNALS, MEASURED, Calibration, measured_at_end
 from agent.commands import Acknowledge, Shelve
+from agent.config import HouseFacts
 from agent.deviation import (
     DEFAULT_JUDGE,
     has_stopped,
@@ -32,6 +34,7 @@ from agent.deviation import (
 from agent.domain import (
     PUBLISHED_STATES,
     Cause,
+    Event,
     Evidence,
     Opinion,
     Prediction,
@@ -52,14 +55,14 @@ from agent.fitness import TARGET as WEIGHED
 from agent.fitness import Fitness
 from agent.flock import HouseLife, day_number
 from agent.languages import Locale, msg
-from agent.manifest import NO_FAULT, horizon_s
+from agent.manifest import NO_FAULT, Feature, horizon_s
 from agent.mortality import Foreseen
-from agent.rules import KINDS, kind_of, rule_by_default, rule_of, severity_of
+from agent.rules import KINDS, kind_of, plain_rules, rule_by_default, rule_of, severity_of
 from agent.sensors import TOLD_BY_PEOPLE, Sensors
 from agent.services import Services
 from agent.signals import base_of, is_of
 from agent.strains import strain_of
-from agent.window import FlockContext, SeriesWindows, Window
+from agent.window import FlockContext, SeriesWindows, Window, fact_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -69,9 +72,9 @@ if TYPE_CHECKING:
     from agent.clock import FarmDays
     from agent.commands import FlockCommand, Unshelve
     from agent.config import RuleOverride
-    from agent.domain import Doubt, Event, Flock, FlockChange, QualityInterval, WarningRule
+    from agent.domain import Chatter, Doubt, Flock, FlockChange, QualityInterval, WarningRule
     from agent.fitness import FitDay, FitFlock
-    from agent.manifest import Feature, InputSpec, Manifest, Output
+    from agent.manifest import InputSpec, Manifest, Output
     from agent.predict import Due, Predictor
     from agent.readings import Readings
     from agent.reference import Reference
@@ -151,12 +154,13 @@ class HouseWatch:
         scores_each: bool = False,
         called: str = "",
         locale: Locale | None = None,
+        facts: HouseFacts | None = None,
     ) -> None:
         """Watch a house with models of these manifests.
 
         ``also`` are base signals that others want of its window; ``scores_each``: each reading is to be scored, where
         a model does that, and not only the newest of each sensor; ``called``: what people call the house; ``locale``:
-        what language and units its warnings are written in.
+        what language and units its warnings are written in; ``facts``: what the plain rules go by.
         """
         self.house = house
         self.called = called or house
@@ -167,6 +171,7 @@ class HouseWatch:
         self.ended: Flock | None = None  # the flock that left last, since the start
         self.standings: dict[str, Standing] = {}
         self._overrides = overrides
+        self._facts = facts or HouseFacts()
         self._signal = signal
         self.calibration = calibration or Calibration(days)
         self._sensors = Sensors(house, signal, self._rule, rhythm_s, started_monotonic)
@@ -175,13 +180,17 @@ class HouseWatch:
             self._spans[name] = max(span, self._spans.get(name, span))
         self._faults: list[tuple[str, datetime, datetime]] = []  # rule, begin and end of what is over
         modelled = (name for manifest in manifests for name in manifest.signals)
-        needed = {*TOLD_BY_PEOPLE, *COURSE_SIGNALS, *also, *modelled}
+        self._plain = plain_rules(overrides, house_computer=self._facts.house_computer)
+        looked_at = {signal for name in self._plain for signal in (_signal_of(name), *ALSO_LOOKED_AT)}
+        needed = {*TOLD_BY_PEOPLE, *COURSE_SIGNALS, *also, *modelled, *looked_at}
         self.window = Window(house, {name: signal(SeriesKey(house, name)) for name in needed}, days)
         scorers = [(i.series.length, i.series.signals) for m in manifests for i in m.input if i.series is not None]
         scored = {name for _, signals in scorers for name in signals}
         length = max((length for length, _ in scorers), default=0)
         self.series = SeriesWindows(length, scored, scores_each=scores_each)
         self._rules: dict[str, WarningRule | None] = {}
+        self._rules_day: int | None = None  # the age that they are of
+        self._told_of_flock: dict[str, Evidence] = {}  # whether what people told can be, as of the last full hour
         self._judged: dict[tuple[str, str, str], _Judged] = {}
         self._losses: list[tuple[date, float]] = []  # dead and culled by farm date, as far as known
         self._lost_shares: dict[date, float] = {}  # the same, of the birds alive at each day's end
@@ -192,6 +201,7 @@ class HouseWatch:
         self._found: dict[str, Evidence] = {}  # by rule, when it was last looked at
         self._out: dict[str, dict[str, datetime]] = {}  # by rule and output: until when its word holds that it is out
         self._said: _Said | None = None  # by a model of the causes, of what is out of course
+        self._suppressed: dict[str, Reason] = {}  # rules that something explains at this instant, and what
 
     # --- what comes in
 
@@ -488,6 +498,7 @@ class HouseWatch:
         """
         self._fresh = False
         changes = []
+        self._suppressed = {}
         settled = flock_life.settle(self.house, self.life, at)
         if settled is not None:
             self._take(settled)
@@ -495,12 +506,15 @@ class HouseWatch:
         if self.life.flock is None:
             self._found.clear()
             self._out.clear()
+        self._look_up_rules(at)
         expected, counted = self._expectations(results, at), self._mortality(results, at)
         self._found |= counted
         worst = _worst((name, found) for name, _, found in expected)
-        evidence = {**worst, **counted, **self._sensors_evidence(at, monotonic)}
+        evidence = {**worst, **counted, **self._sensors_evidence(at, monotonic), **self._told_evidence(at)}
+        evidence |= self._plain_evidence(at)
         events: list[WarningEvent] = []
         changed: list[Standing] = []
+        comes_and_goes: list[Event] = []
         for name in dict.fromkeys((*evidence, *self.standings)):
             before = self.standings.get(name) or Standing(name, self.house)
             after, reason = self._judge_one(name, before, evidence.get(name), at, turn)
@@ -512,12 +526,14 @@ class HouseWatch:
                 changed.append(after)
             if reason is not None:
                 events.append(self._event(after, before.state, reason, at))
+            if reason is Reason.CHATTERING and after.chatter is not None:
+                comes_and_goes.append(_chattering(self.house, after, after.chatter, at))
         predictions = tuple(self._predictions(results, at))
         self._see_fitness(results, expected, predictions, at)
         rows, noticed = self.fitness.take()
         opinions = tuple(self._opinions(results, at))
-        found = (tuple(events), tuple(changed), predictions, tuple(changes), tuple(rows), tuple(noticed), opinions)
-        return Outcome(self.house, at, *found)
+        found = (tuple(events), tuple(changed), predictions, tuple(changes), tuple(rows))
+        return Outcome(self.house, at, *found, (*noticed, *comes_and_goes), opinions)
 
     def _see_fitness(
         self,
@@ -595,16 +611,18 @@ class HouseWatch:
         rule = self._rule(name)
         if rule is None:
             return judging.clear(before, at, Reason.RULE_REMOVED) or (before, None)
-        applies = self._applies(rule, at)
+        because = self._why_suppressed(rule, at)
         is_later = name in self._spans and name not in turn
         if evidence is not None and self._waits(rule, evidence, at):
             evidence, is_later = None, True
         if evidence is None:
-            if is_later and applies and before.state is not WarningState.SHELVED:
+            if is_later and because is None and before.state is not WarningState.SHELVED:
                 return before, None
             why = self._why_unknown(_signal_of(name), at) if name in self._spans else None
             evidence = _unknown(Evidence(None), why or (msg("nothing measured it"), {}))
-        after, reason = judging.judge(rule, before, evidence, at, applies=applies)
+        after, reason = judging.judge(
+            rule, before, evidence, at, applies=because is None, because=because or Reason.HOUSE_STATE
+        )
         if reason is not None and self.life.flock is not None:
             after = replace(after, flock=after.flock or self.life.flock.flock)
         return after, reason
@@ -627,15 +645,29 @@ class HouseWatch:
             out[source] = at + timedelta(seconds=output.cadence_s or result.manifest.cadence_s)
 
     def _applies(self, rule: WarningRule, at: datetime) -> bool:
+        return self._why_suppressed(rule, at) is None
+
+    def _why_suppressed(self, rule: WarningRule, at: datetime) -> Reason | None:
+        """Return what explains whatever a rule would say now; None where nothing does."""
         if self.life.state not in rule.states:
-            return False
+            return Reason.HOUSE_STATE
         flock = self.life.flock
-        return rule.first_day == 0 or (flock is not None and day_number(flock, at, self.days) >= rule.first_day)
+        if rule.first_day > 0 and (flock is None or day_number(flock, at, self.days) < rule.first_day):
+            return Reason.FLOCK_AGE
+        return self._suppressed.get(rule.name)
 
     def _rule(self, name: str) -> WarningRule | None:
         if name not in self._rules:
-            self._rules[name] = rule_of(name, self._overrides)
+            wanted = self._facts.house_computer
+            self._rules[name] = rule_of(name, self._overrides, self._rules_day, house_computer=wanted)
         return self._rules[name]
+
+    def _look_up_rules(self, at: datetime) -> None:
+        """Let the rules be those of the flock's age: what is told ``by_age`` changes with the day."""
+        day = self.day_number(at)
+        if day != self._rules_day:
+            self._rules_day = day
+            self._rules.clear()
 
     def _unit(self, name: str) -> str | None:
         return self._signal(SeriesKey(self.house, name)).unit
@@ -784,13 +816,84 @@ class HouseWatch:
         return {rule.name: found}
 
     def _sensors_evidence(self, at: datetime, monotonic: float) -> dict[str, Evidence]:
-        """Return what the sensors show, of rules that stand or should."""
+        """Return what the sensors show, of rules that stand or should; note what explains it."""
         evidence = self._sensors.evidence(at, monotonic)
-        for name in [name for name in evidence if kind_of(name) in _OF_SENSORS]:
+        is_silent = (evidence["silent"].score or 0.0) >= 1
+        for name in evidence:
             sensor = name.partition("-")[2]
-            if self.services.of(sensor, at) is not None:
-                evidence[name] = _unknown(Evidence(None), (msg("{sensor} is being serviced"), {"sensor": sensor}))
+            if kind_of(name) in _OF_SENSORS and self.services.of(sensor, at) is not None:
+                self._suppressed[name] = Reason.SERVICE
+            elif is_silent and kind_of(name) == "missing":
+                self._suppressed[name] = Reason.ROOT_CAUSE
         return {name: found for name, found in evidence.items() if found.score or name in self.standings}
+
+    def _plain_evidence(self, at: datetime) -> dict[str, Evidence]:
+        """Return what the rules of house computers see; what a sensor shows that is not believed is told to nobody."""
+        flock = self.life.flock
+        if flock is None or not self._plain:
+            return {}
+        evidence = {}
+        look = _Look(self.window, at, self._context(flock), self._sensors)
+        known = self._known(flock, at)
+        for name in self._plain:
+            rule = self._rule(name)
+            if rule is None:
+                continue
+            look.unbelieved = None
+            found = plain.evidence_of(rule, look, known, self._unit(rule.signal or ""))
+            stands = self.standings.get(name)
+            if look.unbelieved is not None and stands is not None and stands.state in _OUT_OF_COURSE:
+                nobody = msg("{sensor} is not believed"), {"sensor": look.unbelieved}
+                why = self._why_unknown(look.unbelieved, at) or nobody  # it stands, and says why it cannot be judged
+                found = _unknown(replace(found, score=None), why)
+            elif look.unbelieved is not None:
+                self._suppressed[name] = Reason.BAD_QUALITY
+            if found.score or stands is not None:
+                evidence[name] = found
+        return evidence
+
+    def _known(self, flock: Flock, at: datetime) -> plain.Known:
+        context = self._context(flock)
+        now = np.array([to_ms(at)], np.int64)
+        live = float(context.live_at(now)[0])
+        high = self._rule("high-temperature") or rule_by_default("high-temperature")
+        return plain.Known(
+            set_point=plain.set_point_at(self._facts.set_point, float(context.age_days(now)[0])),
+            day_feed_kg=live * fact_of(context, "reference.feed_g", at, self.days) / 1000,
+            high=high.threshold,
+        )
+
+    def _told_evidence(self, at: datetime) -> dict[str, Evidence]:
+        """Return whether what people told of the flock can be, as of the last full hour."""
+        if at.minute == 0:
+            self._told_of_flock = {"unregistered": self._birds_nobody_told_of(at), "placement": self._count_told(at)}
+        return {name: found for name, found in self._told_of_flock.items() if found.score or name in self.standings}
+
+    def _count_told(self, at: datetime) -> Evidence:
+        flock, rule = self.life.flock, self._rule("placement")
+        if flock is None or rule is None or not flock.birds_placed:
+            return Evidence(0.0)
+        day, intake = day_number(flock, at, self.days), []
+        if plain.FED_FROM_DAY <= day <= plain.FED_TO_DAY:
+            look, feed_kg = (
+                _Look(self.window, at, self._context(flock), self._sensors),
+                self._known(flock, at).day_feed_kg,
+            )
+            intake = [
+                look.amount(signal, plain.DAY_S) / (share * feed_kg) if feed_kg > 0 else float("nan")
+                for signal, share in (("water", plain.WATER_TO_FEED), ("feed", 1.0))
+            ]
+        return plain.placement(rule, flock.birds_placed, self._facts.capacity, self._facts.area_m2, day, intake)
+
+    def _birds_nobody_told_of(self, at: datetime) -> Evidence:
+        rule, life = self._rule("unregistered"), self.life
+        is_new = life.since is not None and at - life.since < timedelta(seconds=plain.DAY_S)
+        if rule is None or life.flock is not None or is_new or not self._sensors.newest_ms:
+            return Evidence(0.0)
+        hours = [at - timedelta(hours=back) for back in range(24)]
+        water = self.window.measures(_WATER, 3600, hours, None)[:, 0].tolist()
+        signs = [found.value for found in self.window.measure(_SIGNS_OF_BIRDS, plain.DAY_S, at, None)]
+        return plain.unregistered(rule, water, signs)
 
     # --- what goes out
 
@@ -871,7 +974,7 @@ class HouseWatch:
         flock = self.life.flock
         age = self.day_number(at)
         causes = causes_of(standing, self._also(name), self._also(name, before=standing.since or at))
-        told = Occasion(self.called, None if flock is None else flock.flock, age, at)
+        told = Occasion(self.called, None if flock is None else flock.flock, age, at, rule.latching)
         words = explain(standing, causes, told, self.locale)
         return WarningEvent(
             at=at,
@@ -937,6 +1040,11 @@ class HouseWatch:
         shown = (s.severity for s in self.standings.values() if s.state in _UNSHELVED)
         return max(shown, default=Severity.NONE)
 
+    def set_back(self, by: timedelta) -> None:
+        """Go on by a clock that was set back ``by`` so much (negative)."""
+        self.standings = {name: judging.set_back(standing, by) for name, standing in self.standings.items()}
+        self._out.clear()  # what an output said held until a time that is far ahead now
+
     def command(self, rule: str, command: Acknowledge | Shelve | Unshelve, at: datetime) -> WarningEvent:
         """Do what somebody asked of one warning.
 
@@ -950,7 +1058,7 @@ class HouseWatch:
         if isinstance(command, Acknowledge):
             moved = judging.acknowledge(before, at, command.by)
         elif isinstance(command, Shelve):
-            moved = judging.shelve(before, at, command.for_s, command.by)
+            moved = judging.shelve(before, at, command.for_s, command.by, command.why)
         else:
             moved = judging.unshelve(before, at, command.by)
         if moved is None:
@@ -961,7 +1069,53 @@ class HouseWatch:
         return self._event(after, before.state, reason, at)
 
 
-_OF_SENSORS = frozenset({"missing", "stuck", "disagree"})
+ALSO_LOOKED_AT = ("temperature", "outside_temperature", "light")
+"""What the rules of house computers look at beside their own signals, water and feed."""
+
+_WATER = (Feature(signal="water", aggregate="sum", min_coverage=0.5),)
+_SIGNS_OF_BIRDS = (
+    Feature(signal="feed", aggregate="sum", min_coverage=0.5),
+    Feature(signal="weight", aggregate="count", min_coverage=0.0),
+)
+
+
+@lru_cache(maxsize=256)
+def _looked_at(signal: str, aggregate: Literal["mean", "sum", "min"], *, each: bool) -> tuple[Feature, ...]:
+    """Return the feature of one signal; the same object each time, as the window's plans hang on it."""
+    share = 0.9 if aggregate == "sum" else 0.5  # an amount of which a part is missing is no small amount
+    return (Feature(signal=signal, aggregate=aggregate, per="live_bird" if each else None, min_coverage=share),)
+
+
+class _Look:
+    """What a house measures at an instant, as the plain rules ask for it."""
+
+    def __init__(self, window: Window, at: datetime, context: FlockContext, sensors: Sensors) -> None:
+        self.unbelieved: str | None = None  # a signal whose level was taken from a sensor that is not believed
+        self._window, self._at, self._context, self._sensors = window, at, context, sensors
+
+    def level(self, signal: str) -> float:
+        [found] = self._window.measure(_looked_at(signal, "mean", each=False), 600, self._at, self._context)
+        return found.value
+
+    def shown(self, signal: str) -> float:
+        level = self.level(signal)
+        shown = None if np.isfinite(level) else self._sensors.unbelieved(signal, self._at)
+        if shown is None:
+            return level
+        self.unbelieved = signal
+        return shown
+
+    def darkest(self, length_s: int) -> float:
+        [found] = self._window.measure(_looked_at("light", "min", each=False), length_s, self._at, self._context)
+        return found.value
+
+    def amount(self, signal: str, length_s: int, before_s: int = 0, *, each: bool = False) -> float:
+        at = self._at - timedelta(seconds=before_s)
+        [found] = self._window.measure(_looked_at(signal, "sum", each=each), length_s, at, self._context)
+        return found.value
+
+
+_OF_SENSORS = frozenset({"missing", "stuck", "disagree", "range"})
 _MODELLED = frozenset({"deviation", "trend"})
 _EXPLAINED = _MODELLED | {"mortality"}
 _MOVING = frozenset(WarningState) - {WarningState.NORMAL}
@@ -992,6 +1146,18 @@ def _said_by(result: HouseResult) -> _Said:
 def _unknown(evidence: Evidence, why: Why) -> Evidence:
     message, values = why
     return replace(evidence, why=message, why_values=values)
+
+
+def _chattering(house: str, standing: Standing, chatter: Chatter, at: datetime) -> Event:
+    """Return that a rule comes and goes, and what would have stopped it, for the lake."""
+    detail: dict[str, object] = {
+        "rule": standing.rule,
+        "warning": standing.id,
+        "flock": standing.flock,
+        **asdict(chatter),
+    }
+    signal = standing.rule.partition("-")[2] or None
+    return Event(at, "chattering", house, signal, standing.spells[0].since, at, detail)
 
 
 def _signed(evidence: Evidence) -> float:

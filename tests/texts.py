@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent.domain import Cause, Evidence, Reason, Standing, WarningState, to_ms
+from agent.domain import Cause, Chatter, Evidence, Reason, Standing, WarningState, to_ms
 from agent.explain import CAUSES, SENSORS, Occasion, causes_of, direction_of, explain, likelihood_of
 from agent.languages import LANGUAGES, Locale
 from agent.signals import signal_of
@@ -68,7 +68,9 @@ WHYS: tuple[tuple[str, dict[str, str | float]], ...] = (
     ("it would only repeat a warning of the last days", {}),
     ("only {share} of its course so far was measured", {"share": 0.42}),
     ("only {share} of it was measured", {"share": 0.42}),
-    ("{sensor} is being serviced", {"sensor": "ammonia"}),
+    ("too little was measured", {}),
+    ("too little water was measured", {}),
+    ("{sensor} is not believed", {"sensor": "co2"}),
 )
 
 
@@ -88,13 +90,20 @@ class Example(NamedTuple):
         likely = {
             likelihood_of(p) for p in (evidence.confidence, *(c.probability for c in self.causes)) if p is not None
         }
-        known = (self.standing.unknown_since, evidence.score, evidence.actual, evidence.expected)
+        known = (
+            self.standing.unknown_since,
+            self.standing.chatter,
+            self.standing.is_escalated,
+            evidence.score,
+            evidence.actual,
+            evidence.expected,
+        )
         named = tuple(bool(value) for value in (*known, evidence.why, evidence.unit, evidence.is_early, self.causes))
         return self.kind, self.standing.state, self.standing.reason, direction_of(evidence), frozenset(likely), named
 
     def text(self, locale: Locale) -> str:
         """Return its words."""
-        return explain(self.standing, self.causes, TOLD, locale).text
+        return explain(self.standing, self.causes, TOLD._replace(latching=True), locale).text
 
 
 def examples() -> Iterator[Example]:
@@ -116,6 +125,8 @@ def examples() -> Iterator[Example]:
         yield Example("deviation", waiting, causes_of(waiting, {}))
         given_up = replace(waiting, state=WarningState.NORMAL, reason=Reason.CANNOT_SAY)
         yield Example("deviation", given_up, ())
+    for standing in _courses():
+        yield Example("deviation", standing, causes_of(standing, {}))
     for rule, reason in product(
         ("deviation-water", *(f"{kind}-temperature-2" for kind in _OF_SENSORS), "silent"), _ENDS
     ):
@@ -169,11 +180,42 @@ def _of_sensors(kind: str) -> Iterator[Standing]:
     yield _standing(f"{kind}-co2", None)
 
 
-_OF_SENSORS = ("missing", "stuck", "disagree")
+_OF_SENSORS = ("missing", "stuck", "disagree", "range")
+
+
+def _plain(
+    kind: str, signal: str, actual: float, limit: float, unit: str | None, over_s: int = 600
+) -> Iterator[Standing]:
+    name = f"{kind}-{signal}" if signal else kind
+    yield _standing(name, Evidence(1.2, actual=actual, expected=limit, unit=unit, over_s=over_s))
+
+
+def _courses() -> Iterator[Standing]:
+    """Yield a warning that is told to nobody, for each reason, that comes and goes, that waits."""
+    low = _measured("deviation", "water", 0, 3600)
+    for reason in (Reason.HOUSE_STATE, Reason.FLOCK_AGE, Reason.SERVICE, Reason.BAD_QUALITY, Reason.ROOT_CAUSE):
+        yield replace(low, state=WarningState.SUPPRESSED, reason=reason)
+    for deadband in (None, 0.4):
+        yield replace(low, chatter=Chatter(5, 43_200, 5_400, deadband))
+    yield replace(low, is_escalated=True, back_since=TOLD.at)
+
+
 EXAMPLES: dict[str, Callable[[], Iterator[Standing]]] = {  # by kind of rule
     "deviation": partial(_modelled, "deviation", 3600),
     "trend": partial(_modelled, "trend", 3 * 86_400),
     "mortality": _mortality,
+    "high": partial(_plain, "high", "temperature", 26.5, 25.5, "Cel"),
+    "low": partial(_plain, "low", "temperature", 17.5, 18.5, "Cel"),
+    "max": partial(_plain, "max", "co2", 3650.0, 3500.0, "ppm"),
+    "min": partial(_plain, "min", "humidity", 38.5, 40.5, "%RH"),
+    "misplaced": partial(_plain, "misplaced", "outside_temperature", 31.5, 24.5, "Cel"),
+    "drop": partial(_plain, "drop", "water", 6205.0, 7410.0, "l", 86_400),
+    "rise": partial(_plain, "rise", "water", 8105.0, 7410.0, "l", 86_400),
+    "few": partial(_plain, "few", "feed", 4.5, 10.5, "kg", 7_200),
+    "much": partial(_plain, "much", "water", 640.0, 410.0, "l", 1_800),
+    "ratio": partial(_plain, "ratio", "water", 2.7, 2.1, "l/kg", 86_400),
+    "unregistered": lambda: iter([_standing("unregistered", Evidence(1.2, actual=14.0, unit="h", over_s=86_400))]),
+    "placement": partial(_plain, "placement", "", 320_000.0, 32_000.0, "birds"),
     "silent": lambda: iter([_standing("silent", Evidence(1.5, actual=5400, unit="s"))]),
     **{kind: partial(_of_sensors, kind) for kind in _OF_SENSORS},
 }

@@ -47,7 +47,7 @@ LAKE_COLUMNS: dict[str, tuple[tuple[str, str], ...]] = {
         "at timestamp, house, flock, day_number int32, rule, about, signal, id, before, state, severity int8, reason,"
         "actual float64, expected float64, low float64, high float64, unit, deviation_pct float64,"
         "since timestamp, raised_at timestamp, confidence float64, coverage float64,"
-        "causes, check_first, text, model, model_version, by, lang, seq int64"
+        "causes, check_first, text, model, model_version, by, lang, why, seq int64"
     ),
     "predictions": _columns(
         "at timestamp, house, flock, day_number int32, target, target_at timestamp, horizon,"

@@ -33,7 +33,7 @@ did.
 """
 
 from agent.window.buckets import DAY_MS, Bucket
-from agent.window.context import FlockContext, curve_at, curves_of
+from agent.window.context import FlockContext, curve_at, curves_of, fact_of
 from agent.window.series import SeriesWindows
 from agent.window.window import HouseInputs, Masks, Measured, TensorWindow, Window
 
@@ -49,4 +49,5 @@ __all__ = [
     "Window",
     "curve_at",
     "curves_of",
+    "fact_of",
 ]

@@ -27,7 +27,7 @@ from agent.commands import (
     Unshelve,
 )
 from agent.config import Config
-from agent.domain import About, HouseState, Quality, TimeQuality, WarningState
+from agent.domain import About, HouseState, Quality, Reason, TimeQuality, WarningState
 from agent.explain import CAUSES
 from agent.rules import KINDS
 from agent.signals import CATALOGUE
@@ -127,7 +127,7 @@ def test_every_topic_stands_in_the_docs() -> None:
 
 
 def test_every_key_of_a_warning_stands_in_the_docs() -> None:
-    keys = {name for name, _ in LAKE_COLUMNS["warnings"]} - {"at", "before", "by", "seq"}
+    keys = {name for name, _ in LAKE_COLUMNS["warnings"]} - {"at", "before", "by", "why", "seq"}
     assert not {key for key in keys if f"`{key}`" not in text_of("docs/mqtt.md")}
 
 
@@ -148,12 +148,17 @@ def test_every_word_of_a_state_stands_in_the_docs() -> None:
     assert not _missing([quality.name.lower() for quality in (*Quality, *TimeQuality)], "docs/lake.md")
 
 
+def test_every_reason_of_a_change_stands_in_the_docs() -> None:
+    assert not {reason.value for reason in Reason if f"`{reason.value}`" not in text_of("docs/warnings.md")}
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_rule_stands_in_the_docs_with_its_defaults(name: str) -> None:
     kind = KINDS[name]
     states = ", ".join(sorted(state.value for state in kind.states))
+    limits = ", ".join(f"{signal} {limit:g}" for signal, limit in kind.limits.items()) or f"{kind.threshold:g}"
     row = (
-        f"| `{name}` | {kind.what} | {kind.threshold:g} {kind.threshold_is} | {int(kind.severity)} "
+        f"| `{name}` | {kind.what} | {limits} {kind.threshold_is} | {int(kind.severity)} "
         f"| {kind.on_delay_s} s | {kind.off_delay_s} s | {kind.deadband:g} | {kind.first_day} | {states} |"
     )
     assert row in text_of("docs/warnings.md").splitlines()

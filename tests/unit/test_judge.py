@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import pytest
 
 from agent import judge as judging
 from agent.domain import About, Evidence, HouseState, Reason, Severity, Standing, WarningRule, WarningState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 STEP = timedelta(minutes=10)
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -28,13 +32,14 @@ SUPPRESSED, ACKNOWLEDGED = WarningState.SUPPRESSED, WarningState.ACKNOWLEDGED
 
 
 def play(
-    scores: list[float | None], standing: Standing | None = None, *, applies: bool = True, rule: WarningRule = RULE
+    scores: Sequence[float | None], standing: Standing | None = None, *, applies: bool = True, rule: WarningRule = RULE
 ) -> tuple[list[WarningState], list[Reason], Standing]:
     """Judge one score after the other, ten minutes apart; return the states, the reasons of changes, and the last."""
     standing = standing or Standing(rule.name, "house1")
+    began = max(when for when in (START, standing.updated_at, standing.back_since) if when is not None)
     states, reasons = [], []
     for number, score in enumerate(scores):
-        standing, reason = judging.judge(rule, standing, Evidence(score), START + number * STEP, applies=applies)
+        standing, reason = judging.judge(rule, standing, Evidence(score), began + number * STEP, applies=applies)
         states.append(standing.state)
         if reason is not None:
             reasons.append(reason)
@@ -163,3 +168,129 @@ def test_the_same_evidence_gives_the_same_state_however_often_it_is_told() -> No
     assert again.state is ACTIVE
     assert reason is None
     assert again.raised_at == active.raised_at
+
+
+# --- latching, escalation, suppression by design, chatter, a clock that is set back
+
+
+def test_a_latching_warning_stays_until_somebody_has_seen_it_and_it_is_back() -> None:
+    rule = replace(RULE, latching=True)
+    states, _, standing = play([1.2, 1.2, 1.2] + [0.2] * 10 + [None] * 50, rule=rule)
+    assert states[2:] == [ACTIVE] * 61
+    moved = judging.acknowledge(standing, START + 63 * STEP, "anna")
+    assert moved is not None
+    after, reason = judging.judge(rule, moved[0], Evidence(0.2), START + 64 * STEP, applies=True)
+    assert (after.state, reason) == (NORMAL, Reason.BACK_IN_BAND)
+
+
+def test_a_latching_warning_that_is_acknowledged_first_clears_as_any_other() -> None:
+    rule = replace(RULE, latching=True)
+    *_, active = play([1.2, 1.2, 1.2], rule=rule)
+    moved = judging.acknowledge(active, START + 2 * STEP, "anna")
+    assert moved is not None
+    states, reasons, _ = play([1.2, 0.2, 0.2, 0.2], moved[0], rule=rule)
+    assert states == [ACKNOWLEDGED] * 3 + [NORMAL]
+    assert reasons == [Reason.BACK_IN_BAND]
+
+
+def test_what_nobody_acknowledges_becomes_one_step_more_severe_and_only_one() -> None:
+    rule = replace(RULE, severity=Severity.WARNING, escalate_after_s=3_600)
+    states, reasons, standing = play([1.2] * 40, rule=rule)
+    assert reasons == [Reason.LIMIT_CROSSED, Reason.ON_DELAY_OVER, Reason.ESCALATED]
+    assert (states[-1], standing.severity, standing.updated_at) == (ACTIVE, Severity.MINOR, START + 8 * STEP)
+
+
+def test_who_acknowledges_in_time_hears_no_more_of_it() -> None:
+    rule = replace(RULE, escalate_after_s=3_600)
+    *_, active = play([1.2, 1.2, 1.2], rule=rule)
+    moved = judging.acknowledge(active, START + 3 * STEP, "anna")
+    assert moved is not None
+    assert play([1.2] * 60, moved[0], rule=rule)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("score", "early"), [(0.8, False), (None, False), (0.2, False), (1.2, True)], ids=["inside", "?", "back", "early"]
+)
+def test_only_what_is_seen_to_be_over_its_limit_becomes_more_severe_by_waiting(
+    score: float | None, early: bool
+) -> None:
+    rule = replace(RULE, escalate_after_s=3_600, off_delay_s=86_400)
+    *_, standing = play([1.2, 1.2, 1.2], rule=rule)
+    for number in range(3, 30):
+        evidence = Evidence(score, is_early=early)
+        standing, reason = judging.judge(rule, standing, evidence, START + number * STEP, applies=True)
+        assert reason is None
+
+
+def test_waiting_alone_makes_nothing_critical() -> None:
+    rule = replace(RULE, severity=Severity.MAJOR, escalate_after_s=600)
+    assert play([1.2] * 60, rule=rule)[2].severity is Severity.MAJOR
+
+
+def test_what_is_suppressed_says_by_what_when_it_begins_and_when_it_ends() -> None:
+    *_, active = play([1.2, 1.2, 1.2])
+    suppressed, reason = judging.judge(
+        RULE, active, Evidence(1.5), START + 3 * STEP, applies=False, because=Reason.ROOT_CAUSE
+    )
+    assert (suppressed.state, reason) == (SUPPRESSED, Reason.ROOT_CAUSE)
+    after, reason = judging.judge(RULE, suppressed, Evidence(0.2), START + 4 * STEP, applies=True)
+    assert (after.state, reason) == (NORMAL, Reason.ROOT_CAUSE)
+
+
+COMES_AND_GOES: list[float | None] = [1.2, 1.2, 1.2, 0.5, 0.4, 0.5]  # active for three steps, clear with the sixth
+
+
+def test_what_rises_for_the_third_time_is_told_once_more_and_then_stands_through_its_pauses() -> None:
+    _, reasons, standing = play(COMES_AND_GOES * 6)
+    assert reasons.count(Reason.ON_DELAY_OVER) == 2
+    assert reasons.count(Reason.CHATTERING) == 1
+    assert standing.state is ACTIVE
+    assert standing.chatter is not None
+    assert (standing.chatter.rises, standing.chatter.within_s) == (3, 6 * 3_600)
+    states, reasons, _ = play([0.2] * 10, standing)
+    assert (states[-1], reasons) == (NORMAL, [Reason.BACK_IN_BAND])
+
+
+def test_the_delay_and_the_deadband_that_are_proposed_would_have_made_one_warning_of_it() -> None:
+    chatter = play(COMES_AND_GOES * 3)[2].chatter
+    assert chatter is not None
+    assert (chatter.off_delay_s, chatter.deadband) == (2_400, 0.6)
+    for better in (
+        replace(RULE, off_delay_s=chatter.off_delay_s),
+        replace(RULE, deadband=chatter.deadband or 0.0),
+    ):
+        reasons = play(COMES_AND_GOES * 6, rule=better)[1]
+        assert reasons == [Reason.LIMIT_CROSSED, Reason.ON_DELAY_OVER]
+
+
+def test_rises_that_are_far_apart_are_warnings_of_their_own() -> None:
+    once_in_four_hours = [*COMES_AND_GOES, *[0.1] * 18]
+    reasons = play(once_in_four_hours * 5)[1]
+    assert reasons.count(Reason.ON_DELAY_OVER) == 5
+    assert Reason.CHATTERING not in reasons
+
+
+def test_after_a_clock_was_set_back_every_delay_has_run_as_far_as_it_had() -> None:
+    *_, active = play([1.2, 1.2, 1.2])
+    moved = judging.shelve(active, START + 3 * STEP, 3_600, "anna", "it is being mended")
+    assert moved is not None
+    assert moved[0].why == "it is being mended"
+    year = timedelta(days=365)
+    year_ago = START + 3 * STEP - year
+    standing, reason = judging.judge(RULE, judging.set_back(moved[0], -year), Evidence(1.2), year_ago, applies=True)
+    assert (standing.state, reason) == (WarningState.SHELVED, None)
+    assert [spell.since + year for spell in standing.spells] == [spell.since for spell in active.spells]
+    assert standing.shelved_until == year_ago + timedelta(hours=1)
+    standing, reason = judging.judge(RULE, standing, Evidence(1.2), year_ago + timedelta(hours=1), applies=True)
+    assert (standing.state, reason) == (ACTIVE, Reason.SHELF_TIME_OVER)
+
+
+@pytest.mark.parametrize("score", [None, 0.0, 1.2, 4.0])
+def test_an_instant_before_what_somebody_did_changes_nothing(score: float | None) -> None:
+    """A backlog is judged while people answer what stands, and times are put right while it is judged."""
+    *_, active = play([1.2, 1.2, 1.2])
+    moved = judging.acknowledge(active, START + timedelta(hours=6), "anna")
+    assert moved is not None
+    for applies in (True, False):
+        judged = judging.judge(RULE, moved[0], Evidence(score), START + timedelta(hours=5), applies=applies)
+        assert judged == (moved[0], None)

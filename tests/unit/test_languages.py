@@ -82,7 +82,9 @@ def test_there_are_examples_of_all_that_can_be_said() -> None:
     assert set(MEASURED) == set(SENSORS) == set(CATALOGUE) - {"dead", "culled"}
     assert set(NAMES) == set(CATALOGUE)
     assert {cause.cause for example in ALL for cause in example.causes} >= {*CAUSES, "unknown"}
-    written = "".join((ROOT / "agent" / f"{name}.py").read_text() for name in ("watch", "sensors", "mortality"))
+    written = "".join(
+        (ROOT / "agent" / f"{name}.py").read_text() for name in ("watch", "sensors", "mortality", "plain")
+    )
     said = set(re.findall(r'msg\(\s*"([^"]+)"', written))
     shown = {evidence.why for example in ALL if (evidence := example.standing.evidence) is not None}
     assert said <= shown, "a reason why nobody can say is in no example of tests/texts.py"
@@ -100,7 +102,7 @@ def test_every_warning_reads_well_in_every_language(tag: str, units: str) -> Non
         assert text.endswith("."), text
         if tag != ENGLISH:
             assert text != example.text(Locale(units=units))
-            clock = re.sub(r"kl\. \d\d\.\d\d", "", text)  # Danish hours have a dot
+            clock = re.sub(r"kl\. \d\d\.\d\d|deadband = [0-9.]+", "", text)  # Danish hours have a dot, settings too
             assert not re.search(r"\d\.\d", clock), text
 
 

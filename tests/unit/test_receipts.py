@@ -20,6 +20,7 @@ AT = datetime(2026, 3, 10, 12, 0, tzinfo=UTC)
 PANEL = Controller(name="panel1", within_s=30)
 SCREEN = Controller(name="panel1", within_s=30, confirms="warning")
 QUIET = {"house1": 0, "house2": 0}
+LATE = "The controller panel1 has not confirmed this warning within 30 s: "
 
 
 def event_of(number: int = 1, severity: Severity = Severity.MINOR, house: str = "house1") -> WarningEvent:
@@ -46,7 +47,10 @@ class Line:
         self.now += seconds
         self.receipts.look(standing, severities or QUIET, self.now, is_connected=is_connected)
         missing = self.receipts.state("panel1")[1]
-        return None if missing is None else f"{missing.severity.name} {missing.text}"
+        if missing is None:
+            return None
+        words = missing.message.format(controller="panel1", house=missing.house, **missing.values)
+        return f"{missing.severity.name} {words}"
 
     def echo(self, severity: int, house: str = "house1") -> str | None:
         return self.receipts.hear(house, "panel1", b"%d" % severity, self.now)
@@ -66,7 +70,9 @@ def test_a_severity_that_is_not_echoed_in_time_is_missed() -> None:
     assert line.look() is None
     assert line.is_proven
     assert line.look(10, severities={"house1": 4, "house2": 0}) is None
-    assert line.look(31, severities={"house1": 4, "house2": 0}) == "CRITICAL house1: severity 4 is not confirmed"
+    assert line.look(31, severities={"house1": 4, "house2": 0}) == (
+        "CRITICAL The controller panel1 has not confirmed the severity 4 of house1 within 30 s."
+    )
     assert line.is_proven is False
     line.echo(3)  # an old one
     assert line.look(1, severities={"house1": 4, "house2": 0}) is not None
@@ -83,7 +89,8 @@ def test_a_line_that_is_dead_is_noticed_on_a_quiet_day_too() -> None:
         assert line.look(HEARTBEAT_S) is None
     line.echo(0)
     assert line.look(PANEL.within_s) is None
-    assert line.look(1) == f"MAJOR house2: nothing was heard for {HEARTBEAT_S + 30:g} s"
+    unheard_s = f"{HEARTBEAT_S + 30:g}"
+    assert line.look(1) == f"MAJOR The controller panel1 has sent no confirmation for house2 for {unheard_s} s."
 
 
 def test_a_warning_that_is_not_confirmed_in_time_is_missed_the_worst_first() -> None:
@@ -91,9 +98,9 @@ def test_a_warning_that_is_not_confirmed_in_time_is_missed_the_worst_first() -> 
     standing = [event_of(1), event_of(2, Severity.CRITICAL)]
     assert line.look(0, standing) is None
     assert line.is_proven is None
-    assert line.look(31, standing) == "CRITICAL Water 2."
+    assert line.look(31, standing) == f"CRITICAL {LATE}Water 2."
     assert line.confirm(2) is None
-    assert line.look(0, standing) == "MAJOR Water 1."
+    assert line.look(0, standing) == f"MAJOR {LATE}Water 1."
     line.confirm(1)
     assert line.look(0, standing) is None
     assert line.is_proven
@@ -106,7 +113,7 @@ def test_what_was_confirmed_is_not_asked_for_again_unless_it_gets_worse() -> Non
     assert line.look(3_600, [event_of()]) is None
     worse = event_of(severity=Severity.CRITICAL)
     line.look(0, [worse])
-    assert line.look(31, [worse]) == "CRITICAL Water 1."
+    assert line.look(31, [worse]) == f"CRITICAL {LATE}Water 1."
     line.confirm(1)
     assert line.look(31, [worse]) is None
 

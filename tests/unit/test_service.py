@@ -176,9 +176,15 @@ def test_nobody_misses_a_sensor_that_is_being_serviced(site: Site) -> None:
     ten_minutes(site, 30, ammonia=8.0)
     site.ask({"id": "1", "action": "service", "signal": "ammonia", "for_s": 6 * 3600})
     ten_minutes(site, 30)
-    assert "missing-ammonia" not in site.rows("warnings")["rule"]
+    assert moves_of(site, "missing-ammonia") == [("suppressed", "service")]
     ten_minutes(site, 18)
-    assert "missing-ammonia" in site.rows("warnings")["rule"]  # it did not come back
+    assert moves_of(site, "missing-ammonia")[-1] == ("active", "on_delay_over")  # it did not come back
+
+
+def moves_of(site: Site, rule: str) -> list[tuple[str, str]]:
+    rows = site.rows("warnings")
+    moves = zip(rows["rule"], rows["state"], rows["reason"], strict=True)
+    return [(state, reason) for name, state, reason in moves if name == rule]
 
 
 def test_in_a_replay_too_a_stuck_sensor_is_stuck_until_it_is_replaced(tmp_path: Path) -> None:

@@ -581,10 +581,10 @@ def test_the_evidence_names_the_fault_that_keeps_it_from_saying(
     said: list[str] = []
     real = judging.judge
 
-    def listening(rule: Any, standing: Any, evidence: Any, at: Any, *, applies: bool) -> Any:  # noqa: ANN401  # passed on
+    def listening(rule: Any, standing: Any, evidence: Any, at: Any, **gates: Any) -> Any:  # noqa: ANN401  # passed on
         if rule.name == "deviation-temperature" and evidence.score is None:
             said.append(why_of(evidence, at, Locale()))
-        return real(rule, standing, evidence, at, applies=applies)
+        return real(rule, standing, evidence, at, **gates)
 
     monkeypatch.setattr(judging, "judge", listening)
     farm.run(2 * HOUR, lambda _at: {"water": 10.0} if shown is None else {"water": 10.0, "temperature": shown})
@@ -746,7 +746,12 @@ def test_one_silent_sensor_is_missing_since_it_was_last_heard(quiet: Farm) -> No
 def test_a_silent_house_is_one_warning(quiet: Farm) -> None:
     events = quiet.run(2 * HOUR, lambda _at: {})
     assert active(events) == {"silent"}
-    assert {event.standing.rule for event in events} == {"silent"}
+    others = [event for event in events if event.standing.rule != "silent"]
+    assert {(event.standing.state, event.reason) for event in others} == {
+        (WarningState.SUPPRESSED, Reason.ROOT_CAUSE)  # kept, and told to nobody
+    }
+    assert sorted(event.standing.rule for event in others) == ["missing-temperature", "missing-water"]
+    assert [event.standing.rule for event in quiet.watch.shown(quiet.now)] == ["silent"]
     assert quiet.watch.severity() is Severity.MINOR
 
 

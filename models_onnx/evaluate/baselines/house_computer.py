@@ -1,10 +1,12 @@
 """The alarms that house computers have, by SKOV's published rules, on the same readings.
 
-The S numbers are those of docs/sources.md. Where a manual leaves a limit to the user, ours is marked "assumed" and on
-the keen side: the earlier these rules speak, the smaller our lead, so that nobody beats a straw man. They know what the
-agent knows: the living birds that people tell, the state of the house (alarms are muted from the feed withdrawal until
-a day after a thinning: SKOV's catching function does so [S6]), and, unlike the agent, the set point. Levels hold ten
-minutes before they count, as the readings come every ten minutes.
+The limits are those of the agent's own rules of house computers, with their sources (``agent/rules.py``,
+``agent/plain.py``): they have one home. The S numbers here are those of docs/sources.md. Where a manual leaves a limit
+to the user, ours is marked "assumed" and on the keen side: the earlier these rules speak, the smaller our lead, so that
+nobody beats a straw man. They know what the agent knows: the living birds that people tell, the state of the house
+(alarms are muted from the feed withdrawal until a day after a thinning: SKOV's catching function does so [S6]), and,
+unlike the agent without its curve, the set point. Levels hold ten minutes before they count, as the readings come every
+ten minutes.
 
 Left out for want of the signal: flap and inlet positions, light against the programme, emergency opening, battery.
 """
@@ -15,8 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from agent.plain import FEW_S, RATIO_MIDDLE, SLIDE, WATER_SHIFT_S, WATER_TO_FEED
+from agent.rules import KINDS
 from models_onnx.evaluate.baselines.alarms import risen
-from models_onnx.evaluate.record import STEPS_A_DAY, ages, breed_day_feed_kg, live_birds, usual
+from models_onnx.evaluate.record import STEP_MS, STEPS_A_DAY, ages, breed_day_feed_kg, live_birds, usual
 from models_onnx.farm.farm import DAY_MS
 
 if TYPE_CHECKING:
@@ -30,26 +34,24 @@ if TYPE_CHECKING:
     F64 = NDArray[np.float64]
     Bools = NDArray[np.bool_]
 
-HIGH_K, LOW_K = 4.0, -3.0  # against the set point [S4, S7c]
-SLIDE = ((20.0, 30.0), (8.0, 4.0))  # summer: inside may be so much above so warm an outside [S4, S7c]
-ABSOLUTE_CEL = 32.0  # [S4]; where the set point is low enough that it means anything, assumed
-HUMIDITY_HIGH = 90.0  # user's limit [S5]; 77 to 85 % late are normal [S32], so above that, assumed
+_HIGH, _LOW, _MAX = (KINDS[kind].limits for kind in ("high", "low", "max"))
+HIGH_K, LOW_K = _HIGH["temperature"], -_LOW["temperature"]  # against the set point
+ABSOLUTE_CEL = _MAX["temperature"]  # where the set point is low enough that it means anything, assumed
+HUMIDITY_HIGH = _MAX["humidity"]
 HUMIDITY_BROKEN = 5.0  # [S5]
-CO2_PPM = (300.0, 3_500.0)  # user's limits [S5]; 3,000 is the law's at bird height, 3,500 harms [S50]
-NH3_PPM = 20.0  # user's limit [S5]: the law's [S53]
+CO2_PPM = (300.0, _MAX["co2"])  # user's limits [S5]
+NH3_PPM = _MAX["ammonia"]
 PRESSURE_PA, PRESSURE_STEPS = 15.0, 3  # user's limits around what it holds, with the sensor alarm delay [S5]; assumed
-MISPLACED_K = 5.0  # inside below outside by so much: the outside sensor hangs in the sun [S5]
-WATER_SHIFT = 12  # steps: against the 24 h that ended 2 h earlier [S22]
-WATER_SHARE = 0.06  # user's limit in % of normal [S22]: of a full stop it sees 2 h, 8 to 12 % of a day; assumed
-FEW_LITRES, FEW_STEPS = 30.0, 3  # 1.0 l/min over 30 min [S22], while lights are on
-FEED_SHARE = 0.15  # user's limit, 24 h against the 24 h before [S23]; assumed
-BURST = 2.5  # times the day's mean rate over 30 min [S24]; for water assumed to be the same
-LITTLE_FEED_KG, LITTLE_STEPS = 10.0, 12  # between two check times [S23]; 2 h with light, assumed
-RATIO = (1.4, 2.6)  # l/kg in 24 h: a limit exists [S23], its size is assumed: median 1.90 on real farms [F1]
-WATER_TO_FEED = 1.8  # l/kg [S44, S45]: what "the day's water" is where only the day's feed is in the table
-RATIO_FROM_DAY = 7.0  # chicks drink three times what they eat [S46]
-FROM_DAY = 3.0  # production alarms are mute until a start day [S22-S24]; assumed
-FEW_FROM_DAY = 10.0  # chicks drink less than that in any half hour; assumed
+MISPLACED_K = KINDS["misplaced"].limits["outside_temperature"]
+WATER_SHIFT = 1000 * WATER_SHIFT_S // STEP_MS
+WATER_SHARE, FEED_SHARE = (KINDS["drop"].limits[name] for name in ("water", "feed"))  # 6 %: it sees 2 h of a full stop
+FEW_LITRES, FEW_STEPS = KINDS["few"].limits["water"], 1000 * FEW_S["water"] // STEP_MS  # while lights are on
+BURST = KINDS["much"].limits["feed"]  # times the day's mean rate over 30 min
+LITTLE_FEED_KG, LITTLE_STEPS = KINDS["few"].limits["feed"], 1000 * FEW_S["feed"] // STEP_MS
+RATIO = (RATIO_MIDDLE - KINDS["ratio"].limits["water"], RATIO_MIDDLE + KINDS["ratio"].limits["water"])  # l/kg in 24 h
+RATIO_FROM_DAY = float(KINDS["ratio"].first_day)
+FROM_DAY = float(KINDS["few"].first_day)  # production alarms are mute until a start day
+FEW_FROM_DAY = float(KINDS["few"].first_days["water"])
 SILENT_STEPS = 3  # a sensor that is cut off for half an hour; house computers see it at once
 CLIMATE_SENSORS = ("temperature", "humidity", "co2", "ammonia", "pressure", "outside_temperature")
 
