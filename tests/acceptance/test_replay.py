@@ -307,9 +307,15 @@ def test_slaughter_weights_teach_the_later_flocks_and_never_their_own(tmp_path: 
     assert 1.04 < said["h1"]["4", last] / said["h2"]["4", last] < 1.0834
 
 
-def test_readings_without_flocks_are_judged_for_quality_alone(farm: Files, tmp_path: Path) -> None:
+def test_readings_without_flocks_are_judged_for_quality_and_somebody_is_asked_for_the_flock(
+    farm: Files, tmp_path: Path
+) -> None:
     result = replay(tmp_path, Files(farm.readings, [], []))
-    assert (result.warnings, result.predictions) == ([], [])
+    assert {(row["house"], row["rule"]) for row in result.warnings} == {
+        ("house1", "unregistered"),
+        ("house2", "unregistered"),
+    }
+    assert result.predictions == []
     assert {"stuck", "stale"} <= {row["quality"] for row in result.quality}
 
 

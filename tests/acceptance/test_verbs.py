@@ -543,7 +543,7 @@ def test_the_verbs_of_a_running_farm(farm: Gateway) -> None:
         return done.stdout
 
     findings = json.loads(fine("check", "--json"))
-    wanted = {"config", "houses", "data", "models", "broker", "cloud", "post"}
+    wanted = {"config", "houses", "data", "models", "broker", "cloud", "post", "rule"}
     assert {finding["what"] for finding in findings} == wanted
     assert {finding["level"] for finding in findings} == {"ok"}
     assert [line[:2] for line in fine("check").splitlines()] == ["ok"] * len(findings)
