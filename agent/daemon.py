@@ -39,6 +39,7 @@ from agent.flock import restored
 from agent.grid import Grid
 from agent.health import Health
 from agent.home import Home
+from agent.judge import STALE
 from agent.keeper import Keeper, opened
 from agent.languages import msg
 from agent.notify import Notifier
@@ -52,7 +53,6 @@ from agent.receipts import Receipts
 from agent.shadow import Shadows
 from agent.site import RECEIPT, SITE, STORE, SiteWarnings, Trouble
 from agent.store import PRUNE_ROWS, RESERVE_BYTES, is_nearly_full, sync_notes
-from agent.tally import STALE, week_event
 from agent.telling import Telling
 from agent.timekeeper import Timekeeper, steady
 from agent.topics import Topics
@@ -425,6 +425,8 @@ class Agent:
             return
         before, self._week = self._week, week
         if week > before:
+            from agent.tally import week_event  # noqa: PLC0415  # once a week: what it loads is not for every day
+
             self.store.record(events=[week_event(self.config, before)])
 
     def turn_or_hold(self, messages: Sequence[Message]) -> None:

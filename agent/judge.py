@@ -28,6 +28,9 @@ from agent.domain import Chatter, Reason, Severity, Spell, Standing, WarningStat
 if TYPE_CHECKING:
     from agent.domain import Evidence, WarningRule
 
+STALE = timedelta(days=1)
+"""A warning that stands for longer is stale [S41]."""
+
 CANNOT_SAY_AFTER = timedelta(hours=6)
 """A warning whose evidence ran out stands this long before it is given up (our judgement: longer than an outage)."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from agent.alerts import iso
 from agent.domain import Event, HouseState, Reason, WarningState, from_ms, to_ms
 from agent.export import Exported, blocks_of, records_of
-from agent.judge import CHATTER_RISES, chatter_window
+from agent.judge import CHATTER_RISES, STALE, chatter_window
 from agent.rules import KINDS, kind_of, rule_of
 from agent.store import StoreReader
 from agent.store.tables import Selection
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from agent.domain import WarningRule
 
 DAY_MS, HOUR_MS, TEN_MINUTES_MS = 86_400_000, 3_600_000, 600_000
-STALE = timedelta(days=1)
-"""What stands for longer is stale [S41]."""
 FLOOD, FLOOD_OVER = 10, 5  # more than so many in ten minutes are a flood; fewer than so many end it
 TOP = 10
 LONGEST_ON_DELAY_S = 7_200  # no longer one is proposed: a warning that comes so late is none (our judgement)
